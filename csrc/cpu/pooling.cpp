@@ -229,10 +229,12 @@ Params simplest(Params p) {
 }
 
 template <class Params>
-void run(const Params& given) {
-  if (given.shape.inputs() == 0 && given.shape.outputs() == 0) return;
+const char* run(const Params& given) {
+  if (given.shape.inputs() == 0 || given.shape.outputs() == 0) return "nothing to do";
   const Params p = simplest(given);
-  choose_pool_algorithm(p).run(p);
+  const auto& algorithm = choose_pool_algorithm(p);
+  algorithm.run(p);
+  return algorithm.name;
 }
 
 }  // namespace
@@ -254,17 +256,17 @@ std::span<const PoolAlgorithm<AvgPoolBackwardParams>> pool_algorithms<AvgPoolBac
   return kAvgBackward;
 }
 
-void max_pool_forward(const MaxPoolParams& p) {
-  run(p);
+const char* max_pool_forward(const MaxPoolParams& p) {
+  return run(p);
 }
-void max_pool_backward(const MaxPoolBackwardParams& p) {
-  run(p);
+const char* max_pool_backward(const MaxPoolBackwardParams& p) {
+  return run(p);
 }
-void avg_pool_forward(const AvgPoolParams& p) {
-  run(p);
+const char* avg_pool_forward(const AvgPoolParams& p) {
+  return run(p);
 }
-void avg_pool_backward(const AvgPoolBackwardParams& p) {
-  run(p);
+const char* avg_pool_backward(const AvgPoolBackwardParams& p) {
+  return run(p);
 }
 
 void max_pool_indices(const MaxPoolIndicesParams& p) {

@@ -185,14 +185,30 @@ void check_avg_every_case(DType dtype) {
 
 }  // namespace
 
-TEST(max_pool_float) { check_max_every_case<float>(DType::kFloat32); }
-TEST(max_pool_double) { check_max_every_case<double>(DType::kFloat64); }
-TEST(max_pool_bfloat16) { check_max_every_case<BFloat16>(DType::kBFloat16); }
-TEST(max_pool_float16) { check_max_every_case<Float16>(DType::kFloat16); }
-TEST(avg_pool_float) { check_avg_every_case<float>(DType::kFloat32); }
-TEST(avg_pool_double) { check_avg_every_case<double>(DType::kFloat64); }
-TEST(avg_pool_bfloat16) { check_avg_every_case<BFloat16>(DType::kBFloat16); }
-TEST(avg_pool_float16) { check_avg_every_case<Float16>(DType::kFloat16); }
+TEST(max_pool_float) {
+  check_max_every_case<float>(DType::kFloat32);
+}
+TEST(max_pool_double) {
+  check_max_every_case<double>(DType::kFloat64);
+}
+TEST(max_pool_bfloat16) {
+  check_max_every_case<BFloat16>(DType::kBFloat16);
+}
+TEST(max_pool_float16) {
+  check_max_every_case<Float16>(DType::kFloat16);
+}
+TEST(avg_pool_float) {
+  check_avg_every_case<float>(DType::kFloat32);
+}
+TEST(avg_pool_double) {
+  check_avg_every_case<double>(DType::kFloat64);
+}
+TEST(avg_pool_bfloat16) {
+  check_avg_every_case<BFloat16>(DType::kBFloat16);
+}
+TEST(avg_pool_float16) {
+  check_avg_every_case<Float16>(DType::kFloat16);
+}
 
 // 3 x 3, stride 2, padding 1 over 4 x 4: ties, a NaN, a window of -inf, and the indices torch gives.
 TEST(max_pool_known_values) {

@@ -83,11 +83,13 @@ struct AvgPoolBackwardParams {
 };
 
 namespace cpu {
-void max_pool_forward(const MaxPoolParams&);
-void max_pool_backward(const MaxPoolBackwardParams&);
+// These return the name of the algorithm that ran.
+const char* max_pool_forward(const MaxPoolParams&);
+const char* max_pool_backward(const MaxPoolBackwardParams&);
+const char* avg_pool_forward(const AvgPoolParams&);
+const char* avg_pool_backward(const AvgPoolBackwardParams&);
+
 void max_pool_indices(const MaxPoolIndicesParams&);
-void avg_pool_forward(const AvgPoolParams&);
-void avg_pool_backward(const AvgPoolBackwardParams&);
 }  // namespace cpu
 
 }  // namespace fastnn
