@@ -1,4 +1,4 @@
-// What every op needs to know of a tensor. No Python here: _cuda.so is built from this header too.
+// What every op needs to know of a tensor. No Python here: libfastnn_cuda.so is built from this header too.
 #pragma once
 #include <ATen/ATen.h>
 
