@@ -32,7 +32,10 @@ PoolBlocks cut(int64_t planes, int64_t depth, int64_t rows, int64_t cols, bool c
 
 PoolBlocks output_blocks(const PoolShape& s) {
   if (s.channels_last) return cut(s.n, s.out[0], s.out[1], s.out[2], false);
-  return cut(s.n * s.c, s.out[0], s.out[1], s.out[2], !s.adaptive);
+  return cut(s.n * s.c, s.out[0], s.out[1], s.out[2], true);
+}
+PoolBlocks line_blocks(const PoolShape& s) {
+  return cut(s.n * s.c, s.out[0], s.out[1], s.out[2], false);
 }
 PoolBlocks input_blocks(const PoolShape& s) {
   if (s.channels_last) return cut(s.n, s.in[0], s.in[1], s.in[2], false);
@@ -60,7 +63,7 @@ int64_t rows_bytes(DType dtype, const PoolShape& s, bool every_row) {
 int64_t backward_rows_bytes(DType dtype, const PoolShape& s) {
   return dtype == DType::kFloat64 ? backward_rows_bytes<double>(s) : backward_rows_bytes<float>(s);
 }
-int64_t adaptive_bytes(const PoolShape& s) {
+int64_t lines_bytes(const PoolShape& s) {
   return (s.in[2] + kSlack) * 12 + s.kernel[0] * s.kernel[1] * 12 + 4 * 64;
 }
 int64_t pixel_bytes(const PoolShape& s) {
@@ -109,9 +112,15 @@ template <class P>
 bool channels_last(const P& p) {
   return p.shape.channels_last && every_window_reads(p.shape);
 }
-template <class P>
-bool adaptive_rows(const P& p) {
-  return !p.shape.channels_last && p.shape.adaptive;
+// Folding the rows of a window into one line and that line window by window: the only way for windows of
+// varying size, the better one where a vector of outputs would be mostly empty or the window is tall.
+bool max_lines(const MaxPoolParams& p) {
+  const PoolShape& s = p.shape;
+  if (s.channels_last || !every_window_reads(s)) return false;
+  return s.adaptive || std::min<int64_t>(s.out[2], 16) < (p.codes ? s.kernel[1] : 3);
+}
+bool avg_lines(const AvgPoolParams& p) {
+  return !p.shape.channels_last && every_window_reads(p.shape) && (p.shape.adaptive || p.shape.out[2] < 3);
 }
 template <class P>
 bool fixed_rows(const P& p) {
@@ -130,6 +139,17 @@ bool backward_rows(const P& p) {
 bool max_backward_rows(const MaxPoolBackwardParams& p) {
   return !p.shape.adaptive && backward_rows(p);
 }
+int64_t scatter_bytes(const MaxPoolBackwardParams& p) {
+  const PoolShape& s = p.shape;
+  const bool narrow = p.dtype == DType::kBFloat16 || p.dtype == DType::kFloat16;
+  return s.taps() * 4 + s.out[2] * 8 + (narrow ? (s.in[0] * s.in[1] * s.in[2] + kSlack) * 4 : 0) + 3 * 64;
+}
+// Beyond a stride of 2 there are so few outputs that scattering them beats asking every input.
+bool max_scatter(const MaxPoolBackwardParams& p) {
+  const PoolShape& s = p.shape;
+  return !s.channels_last && (s.adaptive || s.stride[2] > 2) && every_window_reads(s) &&
+         s.in[0] * s.in[1] * s.in[2] <= INT32_MAX && scatter_bytes(p) <= kMostScratch;
+}
 bool whole_plane(const AvgPoolParams& p) {
   const PoolShape& s = p.shape;
   if (s.channels_last) return false;
@@ -143,8 +163,8 @@ bool whole_plane(const AvgPoolParams& p) {
 void max_channels_last(const MaxPoolParams& p) {
   run_units(p, output_blocks(p.shape), pixel_bytes(p.shape), max_pool_kernels().forward_channels_last);
 }
-void max_adaptive(const MaxPoolParams& p) {
-  run_units(p, output_blocks(p.shape), adaptive_bytes(p.shape), max_pool_kernels().forward_adaptive);
+void max_fold_lines(const MaxPoolParams& p) {
+  run_units(p, line_blocks(p.shape), lines_bytes(p.shape), max_pool_kernels().forward_lines);
 }
 void max_fixed(const MaxPoolParams& p) {
   run_units(p, output_blocks(p.shape), rows_bytes(p.dtype, p.shape, p.codes != nullptr),
@@ -161,6 +181,12 @@ void max_backward_fixed(const MaxPoolBackwardParams& p) {
   run_units(p, input_blocks(p.shape), backward_rows_bytes(p.dtype, p.shape),
             max_pool_kernels().backward_rows);
 }
+void max_backward_scatter(const MaxPoolBackwardParams& p) {
+  run_planes(p, [bytes = scatter_bytes(p)](const MaxPoolBackwardParams& params, int64_t begin, int64_t end) {
+    Scratch<char> scratch(bytes);
+    max_pool_kernels().backward_scatter(params, begin, end, scratch.data());
+  });
+}
 void max_backward_reference(const MaxPoolBackwardParams& p) {
   run_planes(p, pool_reference_kernels().max_backward);
 }
@@ -171,8 +197,8 @@ void avg_channels_last(const AvgPoolParams& p) {
 void avg_plane(const AvgPoolParams& p) {
   run_planes(p, avg_pool_kernels().forward_plane);
 }
-void avg_adaptive(const AvgPoolParams& p) {
-  run_units(p, output_blocks(p.shape), adaptive_bytes(p.shape), avg_pool_kernels().forward_adaptive);
+void avg_fold_lines(const AvgPoolParams& p) {
+  run_units(p, line_blocks(p.shape), lines_bytes(p.shape), avg_pool_kernels().forward_lines);
 }
 void avg_fixed(const AvgPoolParams& p) {
   run_units(p, output_blocks(p.shape), rows_bytes(p.dtype, p.shape, false), avg_pool_kernels().forward_rows);
@@ -194,19 +220,20 @@ void avg_backward_reference(const AvgPoolBackwardParams& p) {
 
 constexpr PoolAlgorithm<MaxPoolParams> kMaxForward[] = {
     {"channels_last", channels_last, max_channels_last},
-    {"adaptive_rows", adaptive_rows, max_adaptive},
+    {"lines", max_lines, max_fold_lines},
     {"rows", max_rows, max_fixed},
     {"reference", always, max_reference},
 };
 constexpr PoolAlgorithm<MaxPoolBackwardParams> kMaxBackward[] = {
     {"channels_last", channels_last, max_backward_channels_last},
+    {"scatter", max_scatter, max_backward_scatter},
     {"rows", max_backward_rows, max_backward_fixed},
     {"reference", always, max_backward_reference},
 };
 constexpr PoolAlgorithm<AvgPoolParams> kAvgForward[] = {
     {"channels_last", channels_last, avg_channels_last},
     {"plane", whole_plane, avg_plane},
-    {"adaptive_rows", adaptive_rows, avg_adaptive},
+    {"lines", avg_lines, avg_fold_lines},
     {"rows", avg_rows, avg_fixed},
     {"reference", always, avg_reference},
 };

@@ -62,7 +62,7 @@ inline bool wants_grad(const Tensor& x) {
   return at::GradMode::is_enabled() && x.requires_grad();
 }
 
-// A Python int, or a sequence of them; None is the empty list. Converted as torch converts IntArrayRef.
+// A Python int, or a tuple or list of them.
 struct IntList {
   c10::SmallVector<int64_t, 4> values;
   operator at::IntArrayRef() const { return values; }  // NOLINT: it stands for one
@@ -73,9 +73,8 @@ struct IntList {
 namespace pybind11::detail {
 template <>
 struct type_caster<fastnn::ops::IntList> {
-  PYBIND11_TYPE_CASTER(fastnn::ops::IntList, const_name("int | Sequence[int] | None"));
+  PYBIND11_TYPE_CASTER(fastnn::ops::IntList, const_name("int | tuple[int, ...]"));
   bool load(handle source, bool) {
-    if (source.is_none()) return true;
     if (!PyTuple_Check(source.ptr()) && !PyList_Check(source.ptr())) return append(source.ptr());
     const Py_ssize_t n = PySequence_Fast_GET_SIZE(source.ptr());
     for (Py_ssize_t i = 0; i < n; ++i)

@@ -176,8 +176,8 @@ Tensor avg_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArra
       });
 }
 
-Tensor avg_pool1d(const Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
-                  at::IntArrayRef padding, bool ceil_mode, bool count_include_pad) {
+Tensor avg_pool1d_front(const Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
+                        at::IntArrayRef padding, bool ceil_mode, bool count_include_pad) {
   return avg_pool_nd<1>(input, kernel_size, stride, padding, ceil_mode, count_include_pad, std::nullopt);
 }
 
@@ -222,7 +222,7 @@ TORCH_LIBRARY_FRAGMENT(fastnn, m) {
 }
 
 void implement(torch::Library& m) {
-  m.impl("avg_pool1d", avg_pool1d);
+  m.impl("avg_pool1d", avg_pool1d_front);
   m.impl("avg_pool2d", avg_pool_nd<2>);
   m.impl("avg_pool3d", avg_pool_nd<3>);
   m.impl("adaptive_avg_pool1d", adaptive_avg_pool_nd<1, at::IntArrayRef>);
@@ -244,7 +244,7 @@ Tensor bound_avg_pool(const Tensor& input, const IntList& kernel_size, const Int
 }
 Tensor bound_avg_pool1d(const Tensor& input, const IntList& kernel_size, const IntList& stride,
                         const IntList& padding, bool ceil_mode, bool count_include_pad) {
-  return avg_pool1d(input, kernel_size, stride, padding, ceil_mode, count_include_pad);
+  return avg_pool1d_front(input, kernel_size, stride, padding, ceil_mode, count_include_pad);
 }
 template <int R>
 Tensor bound_adaptive_avg_pool(const Tensor& input, const IntList& output_size) {

@@ -280,16 +280,15 @@ std::tuple<Tensor, Tensor> adaptive_max_pool_nd_with_indices(const Tensor& input
 template <int R>
 void define(torch::Library& m) {
   const std::string n = std::to_string(R), ints = "int[" + n + "] ";
-  const std::string fixed = "d(Tensor input, " + ints + "kernel_size, " + ints + "stride=[], " + ints +
+  const std::string fixed = "(Tensor input, " + ints + "kernel_size, " + ints + "stride=[], " + ints +
                             "padding=0, " + ints + "dilation=1, bool ceil_mode=False) -> ",
-                    adaptive = "d(Tensor input, " + ints + "output_size) -> ";
-  const auto with_suffix = [](std::string schema, const char* suffix) { return schema.insert(1, suffix); };
+                    adaptive = "(Tensor input, " + ints + "output_size) -> ";
   const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-  m.def(torch::schema("max_pool" + n + fixed + "Tensor"), tags);
-  m.def(torch::schema("max_pool" + n + with_suffix(fixed, "_with_indices") + "(Tensor, Tensor)"), tags);
-  m.def(torch::schema("adaptive_max_pool" + n + adaptive + "Tensor"), tags);
-  m.def(torch::schema("adaptive_max_pool" + n + with_suffix(adaptive, "_with_indices") + "(Tensor, Tensor)"),
-        tags);
+  const auto add = [&](const std::string& schema) { m.def(torch::schema(schema.c_str()), tags); };
+  add("max_pool" + n + "d" + fixed + "Tensor");
+  add("max_pool" + n + "d_with_indices" + fixed + "(Tensor, Tensor)");
+  add("adaptive_max_pool" + n + "d" + adaptive + "Tensor");
+  add("adaptive_max_pool" + n + "d_with_indices" + adaptive + "(Tensor, Tensor)");
 }
 
 template <int R>

@@ -20,16 +20,16 @@ struct PoolBlocks {
 // driver computes with the functions below.
 struct MaxPoolKernels {
   void (*forward_rows)(const MaxPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char* scratch);
-  void (*forward_adaptive)(const MaxPoolParams&, const PoolBlocks&, int64_t begin, int64_t end,
-                           char* scratch);
+  void (*forward_lines)(const MaxPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char* scratch);
   void (*forward_channels_last)(const MaxPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
   void (*backward_rows)(const MaxPoolBackwardParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
+  void (*backward_scatter)(const MaxPoolBackwardParams&, int64_t begin, int64_t end,
+                           char* scratch);  // planes
   void (*backward_channels_last)(const MaxPoolBackwardParams&, const PoolBlocks&, int64_t, int64_t, char*);
 };
 struct AvgPoolKernels {
   void (*forward_rows)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char* scratch);
-  void (*forward_adaptive)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end,
-                           char* scratch);
+  void (*forward_lines)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char* scratch);
   void (*forward_channels_last)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
   void (*forward_plane)(const AvgPoolParams&, int64_t begin, int64_t end);  // planes
   void (*backward_rows)(const AvgPoolBackwardParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);

@@ -72,12 +72,11 @@ void forward_rows(const AvgPoolParams& p, const PoolBlocks& b, int64_t begin, in
   });
 }
 
-void forward_adaptive(const AvgPoolParams& p, const PoolBlocks& b, int64_t begin, int64_t end,
-                      char* scratch) {
+void forward_lines(const AvgPoolParams& p, const PoolBlocks& b, int64_t begin, int64_t end, char* scratch) {
   with_dtype(p, p.x, p.y, [&]<class T>(const T* x, T* y) {
     using C = Compute<T>;
-    fold_forward_adaptive<Sum>(p.shape, x, y, b, begin, end, PoolScratch(scratch),
-                               mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr)));
+    fold_forward_lines<Sum>(p.shape, x, y, b, begin, end, PoolScratch(scratch),
+                            mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr)));
   });
 }
 
@@ -233,6 +232,6 @@ void backward_channels_last(const AvgPoolBackwardParams& p, const PoolBlocks& b,
 
 namespace fastnn::cpu::FASTNN_ISA {
 extern const AvgPoolKernels avg_pool;
-const AvgPoolKernels avg_pool = {forward_rows,  forward_adaptive, forward_channels_last,
-                                 forward_plane, backward_rows,    backward_channels_last};
+const AvgPoolKernels avg_pool = {forward_rows,  forward_lines, forward_channels_last,
+                                 forward_plane, backward_rows, backward_channels_last};
 }  // namespace fastnn::cpu::FASTNN_ISA

@@ -113,11 +113,12 @@ void forward_rows(const MaxPoolParams& p, const PoolBlocks& b, int64_t begin, in
   });
 }
 
-// Row r = kd * KH + kh of the window won in each column; of the columns the largest wins, then the first row,
-// then the first column; of several NaN the last row, then the last column.
+// Each column keeps its largest value and the row of the window, kd * KH + kh, that it came from. Of the
+// columns the largest wins, then the first row, then the first column; of several NaN the last row, then the
+// last column.
 template <class T, class K>
-void forward_adaptive_with_codes(const PoolShape& s, const T* x, T* y, K* codes, const PoolBlocks& b,
-                                 int64_t begin, int64_t end, PoolScratch scratch) {
+void forward_lines_with_codes(const PoolShape& s, const T* x, T* y, K* codes, const PoolBlocks& b,
+                              int64_t begin, int64_t end, PoolScratch scratch) {
   using C = Compute<T>;
   C* line = scratch.take<C>(s.in[2] + kSlack);
   const T** rows = scratch.take<const T*>(s.kernel[0] * s.kernel[1]);
@@ -127,20 +128,18 @@ void forward_adaptive_with_codes(const PoolShape& s, const T* x, T* y, K* codes,
     const PoolUnit u = pool_unit(b, unit, s.out[1], s.out[2]);
     const T* plane = x + u.plane * plane_inputs(s);
     const int64_t out = u.plane * plane_outputs(s) + u.d * s.out[1] * s.out[2];
-    const PoolWindow wd = pool_window(s, 0, u.d);
     for (int64_t oh = u.row_begin; oh < u.row_end; ++oh) {
-      const int64_t n_rows = window_rows(s, plane, u.d, oh, rows), high = n_rows / wd.hi;
-      for (int64_t r = 0; r < n_rows; ++r)
-        row_codes[r] = static_cast<int32_t>(r / high * s.kernel[1] + r % high);
+      const int64_t n_rows = window_rows(s, plane, u.d, oh, rows, row_codes);
       max_taps(rows, row_codes, n_rows, s.in[2], static_cast<const Code<C>*>(nullptr), line, won);
-      for (int64_t ow = 0; ow < s.out[2]; ++ow) {
+      for (int64_t ow = u.col_begin; ow < u.col_end; ++ow) {
         const PoolWindow w = pool_window(s, 2, ow);
-        C best = line[w.begin];
-        int32_t row = won[w.begin];
-        int64_t column = 0;
-        for (int64_t k = 1; k < w.hi; ++k) {
-          const C v = line[w.begin + k];
-          const int32_t r = won[w.begin + k];
+        int64_t column = w.lo, from = w.begin + w.lo * s.dilation[2];
+        C best = line[from];
+        int32_t row = won[from];
+        for (int64_t k = w.lo + 1; k < w.hi; ++k) {
+          from += s.dilation[2];
+          const C v = line[from];
+          const int32_t r = won[from];
           const bool better = v != v ? best == best || r >= row : v > best || (v == best && r < row);
           if (better) best = v, row = r, column = k;
         }
@@ -159,14 +158,12 @@ struct KeepScalar {
   }
 };
 
-void forward_adaptive(const MaxPoolParams& p, const PoolBlocks& b, int64_t begin, int64_t end,
-                      char* scratch) {
+void forward_lines(const MaxPoolParams& p, const PoolBlocks& b, int64_t begin, int64_t end, char* scratch) {
   with_dtype(p, p.x, p.y, [&]<class T>(const T* x, T* y) {
     if (!p.codes)
-      return fold_forward_adaptive<Max>(p.shape, x, y, b, begin, end, PoolScratch(scratch), KeepScalar{});
+      return fold_forward_lines<Max>(p.shape, x, y, b, begin, end, PoolScratch(scratch), KeepScalar{});
     with_code_type(p.shape, [&]<class K>(K) {
-      forward_adaptive_with_codes(p.shape, x, y, static_cast<K*>(p.codes), b, begin, end,
-                                  PoolScratch(scratch));
+      forward_lines_with_codes(p.shape, x, y, static_cast<K*>(p.codes), b, begin, end, PoolScratch(scratch));
     });
   });
 }
@@ -282,6 +279,49 @@ void backward_rows_of(const PoolShape& s, const T* dy, const K* codes, T* dx, co
   }
 }
 
+// Large windows: few outputs per input, so the plane is zeroed and each output adds to its one input. `sums`
+// is dx itself, or a plane of floats where dx is narrower than what it sums in.
+template <class T, class K>
+void backward_scatter_of(const PoolShape& s, const T* dy, const K* codes, T* dx, int64_t begin, int64_t end,
+                         PoolScratch scratch) {
+  using C = Compute<T>;
+  constexpr bool kInPlace = __is_same(T, C);
+  const int64_t inputs = plane_inputs(s);
+  int32_t* offsets = scratch.take<int32_t>(tap_count(s));
+  int64_t* columns = scratch.take<int64_t>(s.out[2]);
+  C* sums = kInPlace ? nullptr : scratch.take<C>(inputs + kSlack);
+  int32_t* offset = offsets;
+  for (int64_t kd = 0; kd < s.kernel[0]; ++kd)
+    for (int64_t kh = 0; kh < s.kernel[1]; ++kh)
+      for (int64_t kw = 0; kw < s.kernel[2]; ++kw)
+        *offset++ = static_cast<int32_t>((kd * s.dilation[0] * s.in[1] + kh * s.dilation[1]) * s.in[2] +
+                                         kw * s.dilation[2]);
+  for (int64_t ow = 0; ow < s.out[2]; ++ow) columns[ow] = pool_window(s, 2, ow).begin;
+  for (int64_t plane = begin; plane < end; ++plane) {
+    if constexpr (kInPlace) sums = dx + plane * inputs;
+    fill(sums, inputs, C(0));
+    int64_t at = plane * plane_outputs(s);
+    for (int64_t od = 0; od < s.out[0]; ++od)
+      for (int64_t oh = 0; oh < s.out[1]; ++oh) {
+        const int64_t corner =
+            (pool_window(s, 0, od).begin * s.in[1] + pool_window(s, 1, oh).begin) * s.in[2];
+        for (int64_t ow = 0; ow < s.out[2]; ++ow, ++at)
+          sums[corner + columns[ow] + offsets[codes[at]]] += to_compute(dy[at]);
+      }
+    if constexpr (!kInPlace)
+      for_each_vec<Vec<C>>(inputs,
+                           [&](int64_t i, int n) { store_n(dx + plane * inputs + i, load(sums + i), n); });
+  }
+}
+
+void backward_scatter(const MaxPoolBackwardParams& p, int64_t begin, int64_t end, char* scratch) {
+  with_dtype(p, p.dy, p.dx, [&]<class T>(const T* dy, T* dx) {
+    with_code_type(p.shape, [&]<class K>(K) {
+      backward_scatter_of(p.shape, dy, static_cast<const K*>(p.codes), dx, begin, end, PoolScratch(scratch));
+    });
+  });
+}
+
 void backward_rows(const MaxPoolBackwardParams& p, const PoolBlocks& b, int64_t begin, int64_t end,
                    char* scratch) {
   with_dtype(p, p.dy, p.dx, [&]<class T>(const T* dy, T* dx) {
@@ -320,6 +360,6 @@ void backward_channels_last(const MaxPoolBackwardParams& p, const PoolBlocks& b,
 
 namespace fastnn::cpu::FASTNN_ISA {
 extern const MaxPoolKernels max_pool;
-const MaxPoolKernels max_pool = {forward_rows, forward_adaptive, forward_channels_last, backward_rows,
-                                 backward_channels_last};
+const MaxPoolKernels max_pool = {forward_rows,  forward_lines,    forward_channels_last,
+                                 backward_rows, backward_scatter, backward_channels_last};
 }  // namespace fastnn::cpu::FASTNN_ISA

@@ -147,16 +147,17 @@ FASTNN_INLINE void fold_taps(const S* const* taps, Count n_taps, int64_t n, T* y
   });
 }
 
-// The rows of x that window (od, oh) reads.
+// The rows of x that window (od, oh) reads, and their places kd * KH + kh in it.
 template <class T>
-FASTNN_INLINE int64_t window_rows(const PoolShape& s, const T* plane, int64_t od, int64_t oh,
-                                  const T** rows) {
+FASTNN_INLINE int64_t window_rows(const PoolShape& s, const T* plane, int64_t od, int64_t oh, const T** rows,
+                                  int32_t* codes = nullptr) {
   const PoolWindow wd = pool_window(s, 0, od), wh = pool_window(s, 1, oh);
   int64_t n = 0;
   for (int64_t kd = wd.lo; kd < wd.hi; ++kd)
-    for (int64_t kh = wh.lo; kh < wh.hi; ++kh)
-      rows[n++] =
-          plane + ((wd.begin + kd * s.dilation[0]) * s.in[1] + wh.begin + kh * s.dilation[1]) * s.in[2];
+    for (int64_t kh = wh.lo; kh < wh.hi; ++kh, ++n) {
+      rows[n] = plane + ((wd.begin + kd * s.dilation[0]) * s.in[1] + wh.begin + kh * s.dilation[1]) * s.in[2];
+      if (codes) codes[n] = static_cast<int32_t>(kd * s.kernel[1] + kh);
+    }
   return n;
 }
 
@@ -203,8 +204,8 @@ void fold_forward_rows(const PoolShape& s, const T* x, T* y, const PoolBlocks& b
 // NCHW, windows of any size, no codes: the rows of a window are folded into one row, and that is folded
 // window by window.
 template <class Op, class T, class Finish>
-void fold_forward_adaptive(const PoolShape& s, const T* x, T* y, const PoolBlocks& b, int64_t begin,
-                           int64_t end, PoolScratch scratch, const Finish& finish) {
+void fold_forward_lines(const PoolShape& s, const T* x, T* y, const PoolBlocks& b, int64_t begin, int64_t end,
+                        PoolScratch scratch, const Finish& finish) {
   using C = Compute<T>;
   C* line = scratch.take<C>(s.in[2] + kSlack);
   const T** rows = scratch.take<const T*>(s.kernel[0] * s.kernel[1]);
@@ -215,10 +216,11 @@ void fold_forward_adaptive(const PoolShape& s, const T* x, T* y, const PoolBlock
     for (int64_t oh = u.row_begin; oh < u.row_end; ++oh) {
       const int64_t n_rows = window_rows(s, plane, u.d, oh, rows);
       fold_taps<Op, T>(rows, n_rows, s.in[2], line, Keep{});
-      for (int64_t ow = 0; ow < s.out[2]; ++ow) {
+      for (int64_t ow = u.col_begin; ow < u.col_end; ++ow) {
         const PoolWindow w = pool_window(s, 2, ow);
-        C v = line[w.begin];
-        for (int64_t k = 1; k < w.hi; ++k) v = Op::combine_scalar(v, line[w.begin + k]);
+        const C* in = line + w.begin;
+        C v = in[w.lo * s.dilation[2]];
+        for (int64_t k = w.lo + 1; k < w.hi; ++k) v = Op::combine_scalar(v, in[k * s.dilation[2]]);
         out[oh * s.out[2] + ow] = from_compute<T>(finish(v, u.d, oh, ow));
       }
     }
