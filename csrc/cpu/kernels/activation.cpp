@@ -19,7 +19,8 @@ void forward(const ActivationParams& p, int64_t begin, int64_t end) {
   const T* x = static_cast<const T*>(p.x) + begin;
   T* y = static_cast<T*>(p.y) + begin;
   const V a(static_cast<C>(p.a)), b(static_cast<C>(p.b));
-  for_each_vec<V>(end - begin, [&](int64_t i, int n) { store_n(y + i, F::forward(load_n(x + i, n), a, b), n); });
+  for_each_vec<V>(end - begin,
+                  [&](int64_t i, int n) { store_n(y + i, F::forward(load_n(x + i, n), a, b), n); });
 }
 
 template <class F, class T>
@@ -36,13 +37,13 @@ void backward(const ActivationBackwardParams& p, int64_t begin, int64_t end) {
 }
 
 // [kind][dtype]
-#define FASTNN_ROW(name, F)                                                                     \
-  {forward<fastnn::activations::F, float>, forward<fastnn::activations::F, double>,             \
+#define FASTNN_ROW(name, F)                                                         \
+  {forward<fastnn::activations::F, float>, forward<fastnn::activations::F, double>, \
    forward<fastnn::activations::F, BFloat16>, forward<fastnn::activations::F, Float16>},
 constexpr Forward kForward[][4] = {FASTNN_ACTIVATIONS(FASTNN_ROW)};
 #undef FASTNN_ROW
-#define FASTNN_ROW(name, F)                                                                     \
-  {backward<fastnn::activations::F, float>, backward<fastnn::activations::F, double>,           \
+#define FASTNN_ROW(name, F)                                                           \
+  {backward<fastnn::activations::F, float>, backward<fastnn::activations::F, double>, \
    backward<fastnn::activations::F, BFloat16>, backward<fastnn::activations::F, Float16>},
 constexpr Backward kBackward[][4] = {FASTNN_ACTIVATIONS(FASTNN_ROW)};
 #undef FASTNN_ROW

@@ -1,7 +1,8 @@
 // Elementary functions of Vec<float> and Vec<double>.
 //
 // float: error at most 2 units in the last place over the whole range (tests/cpp/test_activation.cpp scans
-// it), right at infinities, NaN, overflow and subnormal results, no tables, no branches. double: the C library, lane by lane.
+// it), right at infinities, NaN, overflow and subnormal results, no tables, no branches. double: the C
+// library, lane by lane.
 //   exp      x = n ln2 + r, polynomial of r, exponent inserted (Cody and Waite; coefficients of Cephes)
 //   expm1    the same with 2^n - 1 added last, so that small x keeps its digits
 //   log      x = 2^e (1 + m), |m| <= 1/3, polynomial of m (N. Juffa's coefficients); log1p the same on 1 + x
@@ -60,7 +61,7 @@ FASTNN_INLINE Vec<float> exp(Vec<float> x) {
   V n;
   // The bounds give 0 and infinity; x as second operand keeps a NaN.
   const V r = reduce_ln2(min(V(89.0f), max(V(-104.0f), x)), n);
-  return scale(fma(exp_tail(r), r * r, r) + V(1.0f), n);
+  return scale(fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f)), n);
 }
 
 FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
@@ -108,7 +109,8 @@ FASTNN_INLINE Vec<float> log(Vec<float> x) {
 FASTNN_INLINE Vec<float> log1p(Vec<float> x) {
   using V = Vec<float>;
   const auto e = exponent_bits(x + V(1.0f));
-  // 2^-e (1 + x) - 1 as 2^-e x + (2^-e - 1), which loses no digit of a small x; 2^-e as 4 2^-e / 4, because e may be 127.
+  // 2^-e (1 + x) - 1 as 2^-e x + (2^-e - 1), which loses no digit of a small x; 2^-e as 4 2^-e / 4, because e
+  // may be 127.
   const V four = V::from_bits(0x40800000 - e);
   const V inverse = four * V(0.25f);
   V y = log_polynomial(fma(x, inverse, inverse - V(1.0f)), int_to_float(e) * V(1.1920929e-7f));
@@ -120,8 +122,8 @@ FASTNN_INLINE Vec<float> log1p(Vec<float> x) {
 FASTNN_INLINE Vec<float> tanh(Vec<float> x) {
   using V = Vec<float>;
   const V t = abs(x), s = x * x;
-  const V p = polynomial(s, V(-5.70498872745e-3f), V(2.06390887954e-2f), V(-5.37397155531e-2f), V(1.33314422036e-1f),
-                         V(-3.33332819422e-1f));
+  const V p = polynomial(s, V(-5.70498872745e-3f), V(2.06390887954e-2f), V(-5.37397155531e-2f),
+                         V(1.33314422036e-1f), V(-3.33332819422e-1f));
   const V e = exp(min(V(20.0f), t + t));
   const V large = V(1.0f) - V(2.0f) / (e + V(1.0f));
   return select(t < V(0.625f), fma(p, s * x, x), copysign(large, x));
@@ -133,16 +135,17 @@ FASTNN_INLINE Vec<float> erf(Vec<float> x) {
   const V t = min(V(4.0f), abs(x)), s = t * t;
   const V small = polynomial(s, V(-5.96761703e-4f), V(4.99119423e-3f), V(-2.67681349e-2f), V(1.12819925e-1f),
                              V(-3.76125336e-1f), V(1.28379166e-1f));
-  const V q = fma(fma(V(-1.72853470e-5f), t, V(3.83197126e-4f)), s, fma(V(-3.88396438e-3f), t, V(2.42546219e-2f)));
+  const V q =
+      fma(fma(V(-1.72853470e-5f), t, V(3.83197126e-4f)), s, fma(V(-3.88396438e-3f), t, V(2.42546219e-2f)));
   const V r = polynomial(t, q, V(-1.06777877e-1f), V(-6.34846687e-1f), V(-1.28717512e-1f));
   const V large = V(1.0f) - exp(fma(r, t, -t));
   return select(t > V(0.927734375f), copysign(large, x), fma(small, x, x));
 }
 
-#define FASTNN_LANES_OF_DOUBLE(name)                                                   \
-  FASTNN_INLINE Vec<double> name(Vec<double> x) {                                      \
-    for (int i = 0; i < Vec<double>::N; ++i) x.v[i] = __builtin_##name(x.v[i]);        \
-    return x;                                                                          \
+#define FASTNN_LANES_OF_DOUBLE(name)                                            \
+  FASTNN_INLINE Vec<double> name(Vec<double> x) {                               \
+    for (int i = 0; i < Vec<double>::N; ++i) x.v[i] = __builtin_##name(x.v[i]); \
+    return x;                                                                   \
   }
 FASTNN_LANES_OF_DOUBLE(exp)
 FASTNN_LANES_OF_DOUBLE(expm1)

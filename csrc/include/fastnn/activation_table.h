@@ -2,7 +2,8 @@
 //
 // The formulas are templates over V: a register of a CPU (simd/math.h) or one number (scalar_math.h: CUDA
 // threads, plain code). They may use operators and the functions that both headers have; they are found by V.
-// To add one: a struct here, a line in FASTNN_ACTIVATIONS, a line in each of csrc/ops, functional and modules.
+// To add one: a struct here, a line in FASTNN_ACTIVATIONS, a line in each of csrc/ops, functional and
+// modules.
 //
 //   kReadsY        the backward reads y: less memory, as y is kept for the next layer anyway, and cheaper
 //   kA, kB         torch's defaults of the parameters
@@ -18,37 +19,39 @@
 #endif
 
 //   X(name in torch, struct)
-#define FASTNN_ACTIVATIONS(X)  \
-  X(relu, Relu)                \
-  X(leaky_relu, LeakyRelu)     \
-  X(elu, Elu)                  \
-  X(sigmoid, Sigmoid)          \
-  X(tanh, Tanh)                \
-  X(relu6, Relu6)              \
-  X(selu, Selu)                \
-  X(celu, Celu)                \
-  X(gelu, Gelu)                \
-  X(gelu_tanh, GeluTanh)       \
-  X(silu, Silu)                \
-  X(mish, Mish)                \
-  X(softplus, Softplus)        \
-  X(softsign, Softsign)        \
-  X(hardtanh, Hardtanh)        \
-  X(hardswish, Hardswish)      \
-  X(hardsigmoid, Hardsigmoid)  \
-  X(logsigmoid, Logsigmoid)    \
-  X(threshold, Threshold)      \
-  X(tanhshrink, Tanhshrink)    \
-  X(softshrink, Softshrink)    \
+#define FASTNN_ACTIVATIONS(X) \
+  X(relu, Relu)               \
+  X(leaky_relu, LeakyRelu)    \
+  X(elu, Elu)                 \
+  X(sigmoid, Sigmoid)         \
+  X(tanh, Tanh)               \
+  X(relu6, Relu6)             \
+  X(selu, Selu)               \
+  X(celu, Celu)               \
+  X(gelu, Gelu)               \
+  X(gelu_tanh, GeluTanh)      \
+  X(silu, Silu)               \
+  X(mish, Mish)               \
+  X(softplus, Softplus)       \
+  X(softsign, Softsign)       \
+  X(hardtanh, Hardtanh)       \
+  X(hardswish, Hardswish)     \
+  X(hardsigmoid, Hardsigmoid) \
+  X(logsigmoid, Logsigmoid)   \
+  X(threshold, Threshold)     \
+  X(tanhshrink, Tanhshrink)   \
+  X(softshrink, Softshrink)   \
   X(hardshrink, Hardshrink)
 
 namespace fastnn {
 
-enum ActivationKind : int {
+struct ActivationKind {
+  enum : int {
 #define FASTNN_KIND(name, Struct) k##Struct,
-  FASTNN_ACTIVATIONS(FASTNN_KIND)
+    FASTNN_ACTIVATIONS(FASTNN_KIND)
 #undef FASTNN_KIND
-  kActivationCount
+        kCount
+  };
 };
 
 namespace activations {
@@ -113,12 +116,8 @@ struct Relu6 : Traits<true, 1> {
 };
 
 struct Selu : Traits<true, 3> {
-  FASTNN_FORWARD {
-    return select(x > V(0), x * V(kSeluScale), V(kSeluScale * kSeluAlpha) * expm1(x));
-  }
-  FASTNN_BACKWARD {
-    return dy * select(s > V(0), V(kSeluScale), s + V(kSeluScale * kSeluAlpha));
-  }
+  FASTNN_FORWARD { return select(x > V(0), x * V(kSeluScale), V(kSeluScale * kSeluAlpha) * expm1(x)); }
+  FASTNN_BACKWARD { return dy * select(s > V(0), V(kSeluScale), s + V(kSeluScale * kSeluAlpha)); }
 };
 
 struct Celu : Traits<true, 4> {  // a: alpha; exp(x / a) = y / a + 1
@@ -140,10 +139,9 @@ struct Gelu : Traits<false, 6> {  // x cdf(x); the derivative is cdf(x) + x pdf(
   }
 };
 
-struct GeluTanh : Traits<false, 5> {  // x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
-  FASTNN_FORWARD {
-    return x * sigmoid(V(2 * kSqrtTwoOverPi) * x * (V(1) + V(0.044715) * x * x));
-  }
+struct GeluTanh
+    : Traits<false, 5> {  // x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
+  FASTNN_FORWARD { return x * sigmoid(V(2 * kSqrtTwoOverPi) * x * (V(1) + V(0.044715) * x * x)); }
   FASTNN_BACKWARD {
     const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s;
     const V g = sigmoid(k * s * (V(1) + p));
@@ -247,8 +245,12 @@ struct ActivationInfo {
   bool (*supports)(double a, double b);
 };
 constexpr ActivationInfo kActivationInfo[] = {
-#define FASTNN_INFO(name, Struct)                                                                             \
-  {#name, activations::Struct::kReadsY, activations::Struct::kCost, activations::Struct::kA, activations::Struct::kB, \
+#define FASTNN_INFO(name, Struct) \
+  {#name,                         \
+   activations::Struct::kReadsY,  \
+   activations::Struct::kCost,    \
+   activations::Struct::kA,       \
+   activations::Struct::kB,       \
    activations::Struct::supports},
     FASTNN_ACTIVATIONS(FASTNN_INFO)
 #undef FASTNN_INFO
