@@ -157,8 +157,8 @@ void check_activations() {
                                  .n = n,
                                  .x = x.data(),
                                  .y = y.data(),
-                                 .a = info.a,
-                                 .b = info.b});
+                                 .a = info.a.value,
+                                 .b = info.b.value});
         const Buffer<T>& saved = info.reads_y ? y : x;
         cpu::activation_backward({.kind = kind,
                                   .dtype = kDType<T>,
@@ -166,12 +166,12 @@ void check_activations() {
                                   .dy = dy.data(),
                                   .saved = saved.data(),
                                   .dx = dx.data(),
-                                  .a = info.a,
-                                  .b = info.b});
+                                  .a = info.a.value,
+                                  .b = info.b.value});
         std::vector<double> want_y(n), want_dx(n);
         for (int64_t i = 0; i < n; ++i) {
-          want_y[i] = kFormulas[kind].forward(to_double(x[i]), info.a, info.b);
-          want_dx[i] = kFormulas[kind].backward(to_double(dy[i]), to_double(saved[i]), info.a, info.b);
+          want_y[i] = kFormulas[kind].forward(to_double(x[i]), info.a.value, info.b.value);
+          want_dx[i] = kFormulas[kind].backward(to_double(dy[i]), to_double(saved[i]), info.a.value, info.b.value);
         }
         CHECK_CLOSE(y, want_y, 2 * kTolerance<T>, kTolerance<T>);
         CHECK_CLOSE(dx, want_dx, 2 * kTolerance<T>, kTolerance<T>);
@@ -194,7 +194,7 @@ TEST_ONCE(derivatives_match_difference_quotients) {
     const ActivationInfo& info = kActivationInfo[kind];
     Case which(info.name);
     for (double x = -8.013; x < 8; x += 0.0517) {  // no kink is nearer than h
-      const double h = 1e-5, a = info.a, b = info.b;
+      const double h = 1e-5, a = info.a.value, b = info.b.value;
       const auto f = [&](double at) { return kFormulas[kind].forward(at, a, b); };
       const double slope = (f(x + h) - f(x - h)) / (2 * h);
       const double dx = kFormulas[kind].backward(1, info.reads_y ? f(x) : x, a, b);
@@ -212,11 +212,11 @@ TEST(activations_in_place_and_on_threads) {
     x.fill_random(5, -9, 9);
     set_threads(1);
     cpu::activation_forward(
-        {.kind = kind, .n = n, .x = x.data(), .y = first.data(), .a = info.a, .b = info.b});
+        {.kind = kind, .n = n, .x = x.data(), .y = first.data(), .a = info.a.value, .b = info.b.value});
     each_thread_count([&] {
       Buffer<float> y(n);
       std::memcpy(y.data(), x.data(), n * sizeof(float));
-      cpu::activation_forward({.kind = kind, .n = n, .x = y.data(), .y = y.data(), .a = info.a, .b = info.b});
+      cpu::activation_forward({.kind = kind, .n = n, .x = y.data(), .y = y.data(), .a = info.a.value, .b = info.b.value});
       CHECK(y.same_bits(first));
     });
   }

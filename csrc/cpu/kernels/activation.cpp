@@ -27,13 +27,21 @@ template <class F, class T>
 void backward(const ActivationBackwardParams& p, int64_t begin, int64_t end) {
   using C = Compute<T>;
   using V = Vec<C>;
-  const T* dy = static_cast<const T*>(p.dy) + begin;
   const T* saved = static_cast<const T*>(p.saved) + begin;
   T* dx = static_cast<T*>(p.dx) + begin;
   const V a(static_cast<C>(p.a)), b(static_cast<C>(p.b));
-  for_each_vec<V>(end - begin, [&](int64_t i, int n) {
-    store_n(dx + i, F::backward(load_n(dy + i, n), load_n(saved + i, n), a, b), n);
-  });
+  const auto run = [&](const auto& dy) {
+    for_each_vec<V>(end - begin, [&](int64_t i, int n) {
+      store_n(dx + i, F::backward(dy(i, n), load_n(saved + i, n), a, b), n);
+    });
+  };
+  const T* dy = static_cast<const T*>(p.dy);
+  if (p.dy_broadcast) {
+    const V one(to_compute(*dy));
+    run([&](int64_t, int) { return one; });
+  } else {
+    run([&](int64_t i, int n) { return load_n(dy + begin + i, n); });
+  }
 }
 
 // [kind][dtype]

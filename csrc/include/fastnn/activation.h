@@ -19,7 +19,8 @@ struct ActivationBackwardParams {
   int kind = 0;
   DType dtype = DType::kFloat32;
   int64_t n = 0;
-  const void* dy = nullptr;     // [n]
+  const void* dy = nullptr;     // [n], or [1] with dy_broadcast
+  bool dy_broadcast = false;    // one number for all: the gradient of a sum
   const void* saved = nullptr;  // [n]: x or y, as the table says
   void* dx = nullptr;           // [n], may be dy
   double a = 0, b = 0;

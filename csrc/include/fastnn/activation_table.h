@@ -6,7 +6,7 @@
 // modules.
 //
 //   kReadsY        the backward reads y: less memory, as y is kept for the next layer anyway, and cheaper
-//   kA, kB         torch's defaults of the parameters
+//   kA, kB         the parameters: torch's names and defaults
 //   kCost          time per element in units of a copy's, for the choice of threads
 //   supports(a, b) whether y tells which side of the kink x was on (only asked where kReadsY)
 // Kinks, NaN and infinities as in torch's vectorised CPU kernels: a NaN of x reaches y always.
@@ -63,11 +63,16 @@ namespace activations {
   template <class V>    \
   static FASTNN_HOST_DEVICE V backward(V dy, V s, [[maybe_unused]] V a, [[maybe_unused]] V b)
 
+struct Parameter {
+  const char* name = nullptr;  // null: the activation has no such parameter
+  double value = 0;
+};
+
 template <bool reads_y, int cost>
 struct Traits {
   static constexpr bool kReadsY = reads_y;
   static constexpr int kCost = cost;
-  static constexpr double kA = 0, kB = 0;
+  static constexpr Parameter kA{}, kB{};
   static constexpr bool supports(double, double) { return true; }
 };
 
@@ -80,15 +85,15 @@ struct Relu : Traits<true, 1> {
   FASTNN_BACKWARD { return select(s <= V(0), V(0), dy); }
 };
 
-struct LeakyRelu : Traits<true, 1> {  // a: negative_slope
-  static constexpr double kA = 0.01;
+struct LeakyRelu : Traits<true, 1> {
+  static constexpr Parameter kA{"negative_slope", 0.01};
   static constexpr bool supports(double a, double) { return a >= 0; }
   FASTNN_FORWARD { return select(x > V(0), x, x * a); }
   FASTNN_BACKWARD { return select(s > V(0), dy, dy * a); }
 };
 
-struct Elu : Traits<true, 3> {  // a: alpha; a exp(x) = y + a
-  static constexpr double kA = 1;
+struct Elu : Traits<true, 3> {  // a exp(x) = y + a
+  static constexpr Parameter kA{"alpha", 1};
   static constexpr bool supports(double a, double) { return a >= 0; }
   FASTNN_FORWARD { return select(x > V(0), x, a * expm1(x)); }
   FASTNN_BACKWARD { return select(s > V(0), dy, dy * (s + a)); }
@@ -104,8 +109,8 @@ struct Tanh : Traits<true, 4> {
   FASTNN_BACKWARD { return dy * (V(1) - s * s); }
 };
 
-struct Hardtanh : Traits<true, 1> {  // a: min_val, b: max_val
-  static constexpr double kA = -1, kB = 1;
+struct Hardtanh : Traits<true, 1> {
+  static constexpr Parameter kA{"min_val", -1}, kB{"max_val", 1};
   FASTNN_FORWARD { return min(b, max(a, x)); }
   FASTNN_BACKWARD { return select((s > a) & (s < b), dy, V(0)); }
 };
@@ -120,8 +125,8 @@ struct Selu : Traits<true, 3> {
   FASTNN_BACKWARD { return dy * select(s > V(0), V(kSeluScale), s + V(kSeluScale * kSeluAlpha)); }
 };
 
-struct Celu : Traits<true, 4> {  // a: alpha; exp(x / a) = y / a + 1
-  static constexpr double kA = 1;
+struct Celu : Traits<true, 4> {  // exp(x / a) = y / a + 1
+  static constexpr Parameter kA{"alpha", 1};
   static constexpr bool supports(double a, double) { return a > 0; }
   FASTNN_FORWARD { return select(x > V(0), x, a * expm1(x / a)); }
   FASTNN_BACKWARD { return select(s > V(0), dy, dy * (s / a + V(1))); }
@@ -168,8 +173,8 @@ struct Mish : Traits<false, 4> {  // x tanh(log(1 + e^x)) = x n / (n + 2), n = e
   }
 };
 
-struct Softplus : Traits<false, 5> {  // a: beta, b: threshold
-  static constexpr double kA = 1, kB = 20;
+struct Softplus : Traits<false, 5> {
+  static constexpr Parameter kA{"beta", 1}, kB{"threshold", 20};
   FASTNN_FORWARD {
     const V z = x * a;
     return select(z > b, x, (max(V(0), z) + log1p(exp(-abs(z)))) / a);
@@ -206,7 +211,8 @@ struct Logsigmoid : Traits<false, 5> {
   FASTNN_BACKWARD { return dy * sigmoid(-s); }
 };
 
-struct Threshold : Traits<false, 1> {  // a: threshold, b: value
+struct Threshold : Traits<false, 1> {
+  static constexpr Parameter kA{"threshold", 0}, kB{"value", 0};
   FASTNN_FORWARD { return select(x <= a, b, x); }
   FASTNN_BACKWARD { return select(s <= a, V(0), dy); }
 };
@@ -219,14 +225,14 @@ struct Tanhshrink : Traits<false, 4> {
   }
 };
 
-struct Softshrink : Traits<false, 1> {  // a: lambda; x * 0 keeps a NaN
-  static constexpr double kA = 0.5;
+struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN
+  static constexpr Parameter kA{"lambd", 0.5};
   FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0))); }
   FASTNN_BACKWARD { return select((s > a) | (s < -a), dy, V(0)); }
 };
 
-struct Hardshrink : Traits<false, 1> {  // a: lambda
-  static constexpr double kA = 0.5;
+struct Hardshrink : Traits<false, 1> {
+  static constexpr Parameter kA{"lambd", 0.5};
   FASTNN_FORWARD { return select((x >= -a) & (x <= a), V(0), x); }
   FASTNN_BACKWARD { return select((s > a) | (s < -a), dy, V(0)); }
 };
@@ -241,7 +247,7 @@ struct ActivationInfo {
   const char* name;
   bool reads_y;
   int cost;
-  double a, b;
+  activations::Parameter a, b;
   bool (*supports)(double a, double b);
 };
 constexpr ActivationInfo kActivationInfo[] = {
