@@ -14,11 +14,16 @@ namespace {
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
+int checked(int64_t kind) {
+  TORCH_CHECK(kind >= 0 && kind < ActivationKind::kCount, "fastnn: no activation has number ", kind);
+  return static_cast<int>(kind);
+}
+
 // y = f(x). x: any shape and strides; y: the strides that torch's own element-wise ops would give.
 Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
   Tensor y = at::empty_like(x);
   const Tensor dense = with_layout_of(x, y);
-  cpu::activation_forward({.kind = static_cast<int>(kind),
+  cpu::activation_forward({.kind = checked(kind),
                            .dtype = dtype_of(x),
                            .n = x.numel(),
                            .x = dense.const_data_ptr(),
@@ -38,7 +43,7 @@ Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t ki
   Tensor dx = at::empty_like(saved);
   const bool broadcast = is_broadcast_number(dy);
   const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
-  cpu::activation_backward({.kind = static_cast<int>(kind),
+  cpu::activation_backward({.kind = checked(kind),
                             .dtype = dtype_of(saved),
                             .n = saved.numel(),
                             .dy = dense_dy.const_data_ptr(),
@@ -50,7 +55,9 @@ Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t ki
   return dx;
 }
 
-Tensor activation_meta(const Tensor& x, int64_t, double, double) { return at::empty_like(x); }
+Tensor activation_meta(const Tensor& x, int64_t, double, double) {
+  return at::empty_like(x);
+}
 Tensor activation_backward_meta(const Tensor&, const Tensor& saved, int64_t, double, double) {
   return at::empty_like(saved);
 }
@@ -69,7 +76,7 @@ Tensor activation_backward(const Tensor& dy, const Tensor& saved, int64_t kind, 
 }
 
 void run_in_place(const Tensor& x, int64_t kind, double a, double b) {
-  cpu::activation_forward({.kind = static_cast<int>(kind),
+  cpu::activation_forward({.kind = checked(kind),
                            .dtype = dtype_of(x),
                            .n = x.numel(),
                            .x = x.const_data_ptr(),
@@ -89,7 +96,7 @@ struct ActivationFunction : torch::autograd::Function<ActivationFunction> {
     } else {
       y = activation(x, kind, a, b);
     }
-    ctx->save_for_backward({kActivationInfo[kind].reads_y ? y : x});
+    ctx->save_for_backward({kActivationInfo[checked(kind)].reads_y ? y : x});
     ctx->saved_data["kind"] = kind;
     ctx->saved_data["a"] = a;
     ctx->saved_data["b"] = b;
@@ -115,10 +122,11 @@ Tensor activation_autograd(const Tensor& x, int64_t kind, double a, double b) {
   return activation(x, kind, a, b);
 }
 
-// Under create_graph the backward itself is differentiated: torch's own formula, which is made of ops that can be.
+// Under create_graph the backward itself is differentiated: torch's own formula, which is made of ops that
+// can be.
 Tensor activation_backward_autograd(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   if (at::GradMode::is_enabled() && (dy.requires_grad() || saved.requires_grad())) {
-    return activation_aten(static_cast<int>(kind)).backward(dy, saved, a, b);
+    return activation_aten(checked(kind)).backward(dy, saved, a, b);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return activation_backward(dy, saved, kind, a, b);
@@ -175,7 +183,8 @@ const char* why_not_in_place(int kind, const Tensor& x, double a, double b) {
 
 Tensor in_place(int kind, Tensor x, double a, double b) {
   const auto native = [&] {
-    if (at::GradMode::is_enabled() && x.requires_grad()) return ActivationFunction::apply(x, kind, a, b, true);
+    if (at::GradMode::is_enabled() && x.requires_grad())
+      return ActivationFunction::apply(x, kind, a, b, true);
     run_in_place(x, kind, a, b);
     if (!x.is_inference()) x.unsafeGetTensorImpl()->bump_version();
     return x;
@@ -214,9 +223,10 @@ std::string schema(const ActivationInfo& info) {
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
   // An implementation in the definition is CompositeImplicitAutograd: compilers decompose it.
-#define FASTNN_DEFINE(name, Struct)                                                  \
-  m.def(schema(kActivationInfo[ActivationKind::k##Struct]), {at::Tag::pt2_compliant_tag}); \
-  m.impl(#name, c10::DispatchKey::CompositeImplicitAutograd, Front<ActivationKind::k##Struct, false>::function());
+#define FASTNN_DEFINE(name, Struct)                                                        \
+  m.def(schema(kActivationInfo[ActivationKind::k##Struct]).c_str(), {at::Tag::pt2_compliant_tag}); \
+  m.impl(#name, c10::DispatchKey::CompositeImplicitAutograd,                               \
+         Front<ActivationKind::k##Struct, false>::function());
   FASTNN_ACTIVATIONS(FASTNN_DEFINE)
 #undef FASTNN_DEFINE
 }
@@ -227,8 +237,8 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(activation, m) {
-#define FASTNN_FUNCTION(name, Struct)                                                                     \
-  m.def(#name, torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, false>::function()));  \
+#define FASTNN_FUNCTION(name, Struct)                                                                    \
+  m.def(#name, torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, false>::function())); \
   m.def(#name "_", torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, true>::function()));
   FASTNN_ACTIVATIONS(FASTNN_FUNCTION)
 #undef FASTNN_FUNCTION

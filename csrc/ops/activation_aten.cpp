@@ -13,37 +13,39 @@ using at::Tensor;
 template <int kind>
 struct Aten;
 
-#define FASTNN_ATEN(Struct, forward_expression, backward_expression)                                              \
-  template <>                                                                                                     \
-  struct Aten<ActivationKind::k##Struct> {                                                                        \
-    static Tensor forward([[maybe_unused]] const Tensor& x, [[maybe_unused]] double a, [[maybe_unused]] double b) { \
-      return forward_expression;                                                                                  \
-    }                                                                                                             \
-    static Tensor backward(const Tensor& dy, const Tensor& s, [[maybe_unused]] double a, [[maybe_unused]] double b) { \
-      return backward_expression;                                                                                 \
-    }                                                                                                             \
+#define FASTNN_ATEN(Struct, forward_expression, backward_expression)                     \
+  template <>                                                                            \
+  struct Aten<ActivationKind::k##Struct> {                                               \
+    static Tensor forward([[maybe_unused]] const Tensor& x, [[maybe_unused]] double a,   \
+                          [[maybe_unused]] double b) {                                   \
+      return forward_expression;                                                         \
+    }                                                                                    \
+    static Tensor backward(const Tensor& dy, const Tensor& s, [[maybe_unused]] double a, \
+                           [[maybe_unused]] double b) {                                  \
+      return backward_expression;                                                        \
+    }                                                                                    \
   };
 
-Tensor silu_backward(const Tensor& dy, const Tensor& x) {
+Tensor silu_gradient(const Tensor& dy, const Tensor& x) {
   const Tensor g = at::sigmoid(x);
   return dy * g * (1 + x * (1 - g));
 }
 
-Tensor mish_backward(const Tensor& dy, const Tensor& x) {
+Tensor mish_gradient(const Tensor& dy, const Tensor& x) {
   const Tensor t = at::tanh(at::softplus(x));
   return dy * (t + x * at::sigmoid(x) * (1 - t * t));
 }
 
-Tensor hardswish_backward(const Tensor& dy, const Tensor& x) {
+Tensor hardswish_gradient(const Tensor& dy, const Tensor& x) {
   const Tensor outside = at::where(x <= -3, at::zeros_like(dy), dy);
   return at::where((x > -3).logical_and(x < 3), dy * (x / 3 + 0.5), outside);
 }
 
-Tensor hardsigmoid_backward(const Tensor& dy, const Tensor& y) {
+Tensor hardsigmoid_gradient(const Tensor& dy, const Tensor& y) {
   return at::where((y > 0).logical_and(y < 1), dy / 6, at::zeros_like(dy));
 }
 
-Tensor tanhshrink_backward(const Tensor& dy, const Tensor& x) {
+Tensor tanhshrink_gradient(const Tensor& dy, const Tensor& x) {
   const Tensor t = at::tanh(x);
   return dy * t * t;
 }
@@ -59,16 +61,16 @@ FASTNN_ATEN(Selu, at::selu(x), at::elu_backward(dy, kSeluAlpha, kSeluScale, 1, /
 FASTNN_ATEN(Celu, at::celu(x, a), at::elu_backward(dy, a, 1, 1 / a, /*is_result=*/true, s))
 FASTNN_ATEN(Gelu, at::gelu(x, "none"), at::gelu_backward(dy, s, "none"))
 FASTNN_ATEN(GeluTanh, at::gelu(x, "tanh"), at::gelu_backward(dy, s, "tanh"))
-FASTNN_ATEN(Silu, at::silu(x), silu_backward(dy, s))
-FASTNN_ATEN(Mish, at::mish(x), mish_backward(dy, s))
+FASTNN_ATEN(Silu, at::silu(x), silu_gradient(dy, s))
+FASTNN_ATEN(Mish, at::mish(x), mish_gradient(dy, s))
 FASTNN_ATEN(Softplus, at::softplus(x, a, b), at::softplus_backward(dy, s, a, b))
 FASTNN_ATEN(Softsign, x / (x.abs() + 1), dy / (s.abs() + 1).square())
 FASTNN_ATEN(Hardtanh, at::hardtanh(x, a, b), at::hardtanh_backward(dy, s, a, b))
-FASTNN_ATEN(Hardswish, at::hardswish(x), hardswish_backward(dy, s))
-FASTNN_ATEN(Hardsigmoid, at::hardsigmoid(x), hardsigmoid_backward(dy, s))
+FASTNN_ATEN(Hardswish, at::hardswish(x), hardswish_gradient(dy, s))
+FASTNN_ATEN(Hardsigmoid, at::hardsigmoid(x), hardsigmoid_gradient(dy, s))
 FASTNN_ATEN(Logsigmoid, at::log_sigmoid(x), dy * at::sigmoid(-s))
 FASTNN_ATEN(Threshold, at::threshold(x, a, b), at::threshold_backward(dy, s, a))
-FASTNN_ATEN(Tanhshrink, x - at::tanh(x), tanhshrink_backward(dy, s))
+FASTNN_ATEN(Tanhshrink, x - at::tanh(x), tanhshrink_gradient(dy, s))
 FASTNN_ATEN(Softshrink, at::softshrink(x, a), at::softshrink_backward(dy, s, a))
 FASTNN_ATEN(Hardshrink, at::hardshrink(x, a), at::hardshrink_backward(dy, s, a))
 // clang-format on
@@ -84,7 +86,6 @@ constexpr ActivationAten kTable[] = {
 }  // namespace
 
 const ActivationAten& activation_aten(int kind) {
-  TORCH_CHECK(kind >= 0 && kind < ActivationKind::kCount, "no activation has number ", kind);
   return kTable[kind];
 }
 

@@ -8,7 +8,7 @@
 //   kReadsY        the backward reads y: less memory, as y is kept for the next layer anyway, and cheaper
 //   kA, kB         the parameters: torch's names and defaults
 //   kCost          time per element in units of a copy's, for the choice of threads
-//   supports(a, b) whether y tells which side of the kink x was on (only asked where kReadsY)
+//   supports(a, b) whether the formulas hold: that y tells which side of the kink x was on, for one
 // Kinks, NaN and infinities as in torch's vectorised CPU kernels: a NaN of x reaches y always.
 #pragma once
 #include "fastnn/dtype.h"
@@ -227,6 +227,7 @@ struct Tanhshrink : Traits<false, 4> {
 
 struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN
   static constexpr Parameter kA{"lambd", 0.5};
+  static constexpr bool supports(double a, double) { return a >= 0; }
   FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0))); }
   FASTNN_BACKWARD { return select((s > a) | (s < -a), dy, V(0)); }
 };
