@@ -35,7 +35,9 @@ def main() -> None:
     for ours, theirs in zip(step(mine, x), step(model(), x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     print(report)
-    print(f"fastnn {fastnn.__version__} from {fastnn.__file__}: one step as torch {torch.__version__} does it")
+    print(
+        f"fastnn {fastnn.__version__} from {fastnn.__file__}: one step as torch {torch.__version__} does it"
+    )
 
 
 if __name__ == "__main__":
