@@ -134,14 +134,16 @@ class Forward {
     const Scratch<double> means(plan_.blocks * C()), m2s(plan_.blocks * C());
     const int64_t parts = plan_.column_tasks();
     const int64_t visits = 2 * plan_.group * std::min(C(), BatchNormPlan::kColumns);
-    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits), [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const BatchNormPlan::Block b = plan_.block(k / parts);
-        const int64_t c = k % parts * BatchNormPlan::kColumns, to = k / parts * C() + c;
-        batchnorm_ops<T>().column_moments(x() + b.row * C() + c, b.rows, std::min(C() - c, BatchNormPlan::kColumns),
-                                          C(), &means[to], &m2s[to]);
-      }
-    });
+    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t k = begin; k < end; ++k) {
+                     const BatchNormPlan::Block b = plan_.block(k / parts);
+                     const int64_t c = k % parts * BatchNormPlan::kColumns, to = k / parts * C() + c;
+                     batchnorm_ops<T>().column_moments(x() + b.row * C() + c, b.rows,
+                                                       std::min(C() - c, BatchNormPlan::kColumns), C(),
+                                                       &means[to], &m2s[to]);
+                   }
+                 });
     for_channel_groups(C(), 2 * plan_.blocks, [&](int64_t c, int width) {
       double mean_c[8], m2[8];
       merge(plan_, &means[c], &m2s[c], C(), width, mean_c, m2);

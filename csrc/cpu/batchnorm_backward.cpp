@@ -117,18 +117,22 @@ class Backward {
     const Scratch<double> sums(plan_.blocks * C()), dots(plan_.blocks * C());
     const int64_t parts = plan_.column_tasks();
     const int64_t visits = 2 * plan_.group * std::min(C(), BatchNormPlan::kColumns);
-    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits), [&](int64_t begin, int64_t end) {
-      for (int64_t k = begin; k < end; ++k) {
-        const BatchNormPlan::Block b = plan_.block(k / parts);
-        const int64_t c = k % parts * BatchNormPlan::kColumns, at = b.row * C() + c, to = k / parts * C() + c;
-        batchnorm_ops<T>().column_sums(x() + at, dy() + at, b.rows, std::min(C() - c, BatchNormPlan::kColumns),
-                                       C(), mean() + c, &sums[to], &dots[to]);
-      }
-    });
+    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t k = begin; k < end; ++k) {
+                     const BatchNormPlan::Block b = plan_.block(k / parts);
+                     const int64_t c = k % parts * BatchNormPlan::kColumns, at = b.row * C() + c,
+                                   to = k / parts * C() + c;
+                     batchnorm_ops<T>().column_sums(x() + at, dy() + at, b.rows,
+                                                    std::min(C() - c, BatchNormPlan::kColumns), C(),
+                                                    mean() + c, &sums[to], &dots[to]);
+                   }
+                 });
     add_blocks(sums.data(), dots.data(), 1, C());
   }
 
-  void add_blocks(const double* sums, const double* dots, int64_t channel_stride, int64_t block_stride) const {
+  void add_blocks(const double* sums, const double* dots, int64_t channel_stride,
+                  int64_t block_stride) const {
     for_channel_groups(C(), plan_.blocks, [&](int64_t c, int width) {
       double sum[8] = {}, dot[8] = {};
       for (int64_t i = 0; i < plan_.blocks; ++i) {

@@ -1,13 +1,14 @@
 // How batch normalisation cuts its input, shared by forward and backward.
 //
-// A block is a piece of one channel's [N, L] (or of the N * L rows, channels last) that fits in L1 and in which
-// one lane of a register sums few numbers. Its size follows from the shape alone; sums of blocks are
+// A block is a piece of one channel's [N, L] (or of the N * L rows, channels last) that fits in L1 and in
+// which one lane of a register sums few numbers. Its size follows from the shape alone; sums of blocks are
 // added in double in block order: so results do not depend on the number of threads, nor on whether a
 // thread takes a whole channel (its slab then stays in L2 between the statistics and the output) or the
 // blocks of all channels are dealt out first (few channels).
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "cpu/kernels/batchnorm.h"
 #include "cpu/parallel.h"
@@ -16,9 +17,9 @@
 namespace fastnn::cpu {
 
 struct BatchNormPlan {
-  static constexpr int64_t kBlock = 2048;      // elements of a block, [N, C, L]
-  static constexpr int64_t kBlockRows = 128;   // rows of a block, channels last
-  static constexpr int64_t kColumns = 256;     // columns that one task takes, channels last
+  static constexpr int64_t kBlock = 2048;     // elements of a block, [N, C, L]
+  static constexpr int64_t kBlockRows = 128;  // rows of a block, channels last
+  static constexpr int64_t kColumns = 256;    // columns that one task takes, channels last
 
   BatchNormShape shape;
   int64_t pieces = 1;  // blocks that a row of L elements is cut into

@@ -15,8 +15,8 @@ using fastnn::Compute;
 using fastnn::cpu::BatchNormOps;
 using fastnn::cpu::BatchNormRows;
 
-constexpr int kSums = 4;                           // independent sums hide the latency of addition
-constexpr int kWide = kVecBytes == 64 ? 4 : 2;     // 2 sums x 2 rows x kWide registers must fit the file
+constexpr int kSums = 4;                        // independent sums hide the latency of addition
+constexpr int kWide = kVecBytes == 64 ? 4 : 2;  // 2 sums x 2 rows x kWide registers must fit the file
 
 // f(offset, lanes, slot) over [0, n): four registers at a time, then one, then the lanes that are left.
 template <class V, class F>
@@ -59,9 +59,8 @@ void row_moments(const T* x, int64_t rows, int64_t length, int64_t stride, doubl
   Sums<V> total;
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = x + r * stride;
-    for_each_unrolled<V>(length, [&](int64_t i, int n, int slot) __attribute__((always_inline)) {
-      total.v[slot] += load_n(row + i, n);
-    });
+    for_each_unrolled<V>(length, [&](int64_t i, int n, int slot)
+                                     __attribute__((always_inline)) { total.v[slot] += load_n(row + i, n); });
   }
   const auto centre = static_cast<Compute<T>>(total.total() / count);
   const V m(centre);
@@ -207,8 +206,8 @@ void row_sums(const T* x, const T* dy, int64_t rows, int64_t length, int64_t str
 }
 
 template <class T>
-void column_sums(const T* x, const T* dy, int64_t rows, int64_t width, int64_t stride,
-                 const Compute<T>* mean, double* sum, double* dot) {
+void column_sums(const T* x, const T* dy, int64_t rows, int64_t width, int64_t stride, const Compute<T>* mean,
+                 double* sum, double* dot) {
   using A = Compute<T>;
   using V = Vec<A>;
   for_each_column_block<V>(width, [&](int64_t c, auto block, int lanes) __attribute__((always_inline)) {
@@ -275,9 +274,9 @@ void grad_columns(const T* x, const T* dy, T* dx, int64_t rows, int64_t C, const
 }
 
 template <class T>
-constexpr BatchNormOps<T> kOps = {row_moments<T>,       column_moments<T>, wide_moments<T>,
-                                  normalize_rows<T>,    normalize_columns<T>, row_sums<T>,
-                                  column_sums<T>,       grad_rows<T>,      grad_columns<T>};
+constexpr BatchNormOps<T> kOps = {row_moments<T>,    column_moments<T>,    wide_moments<T>,
+                                  normalize_rows<T>, normalize_columns<T>, row_sums<T>,
+                                  column_sums<T>,    grad_rows<T>,         grad_columns<T>};
 
 }  // namespace
 
