@@ -6,8 +6,10 @@ bytes over the bandwidth, whichever takes longer; what the formulas count is in 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -39,9 +41,7 @@ class Limits:
         position = math.log2(max(size, 1.0))
         if position <= sizes[0]:
             return rates[0]
-        for (x0, y0), (x1, y1) in zip(
-            zip(sizes, rates, strict=True), list(zip(sizes, rates, strict=True))[1:], strict=False
-        ):
+        for (x0, y0), (x1, y1) in itertools.pairwise(zip(sizes, rates, strict=True)):
             if position <= x1:
                 return y0 + (y1 - y0) * (position - x0) / (x1 - x0)
         return rates[-1]
@@ -51,19 +51,19 @@ class Limits:
         return max(operations / self.peak, size / self.bandwidth_at(size))
 
 
-def _best(run: object, seconds: float, least: int = 3) -> float:
+def _best(run: Callable[[], object], seconds: float, least: int = 3) -> float:
     """Seconds of the fastest call within the time given."""
     best, spent, calls = float("inf"), 0.0, 0
     while calls < least or spent < seconds:
         start = time.perf_counter()
-        run()  # type: ignore[operator]
+        run()
         elapsed = time.perf_counter() - start
         best, spent, calls = min(best, elapsed), spent + elapsed, calls + 1
     return best
 
 
 def measure_peak(seconds: float = 1.0) -> float:
-    """Operations per second of the best large float32 matrix product, by torch and by fastnn where it has one."""
+    """Operations per second of the best large float32 matrix product: what is left of the FMA peak in practice."""
     best = float("inf")
     with torch.no_grad():
         for size in (1024, 2048):
@@ -89,5 +89,7 @@ def measure_bandwidth(size: int, seconds: float = 0.15) -> float:
 def measure(quick: bool = False) -> Limits:
     """All limits of this machine at torch's current thread count; about two seconds, `quick` under one."""
     share = 0.3 if quick else 1.0
-    curve = tuple((size, measure_bandwidth(size, 0.2 * share)) for size in _SETS)
+    rates = [measure_bandwidth(size, 0.3 * share) for size in _SETS]
+    # A smaller working set cannot be slower: where it looks so, another process or a barrier was in the way.
+    curve = tuple((size, max(rates[i:])) for i, size in enumerate(_SETS))
     return Limits(measure_peak(1.0 * share), curve, torch.get_num_threads())
