@@ -1,4 +1,4 @@
-"""Joins pyproject.toml (metadata) and CMakeLists.txt (sources and flags). Environment: MAX_JOBS, CMAKE_ARGS."""
+"""Joins pyproject.toml (metadata) and CMakeLists.txt (sources and flags); heeds MAX_JOBS and CMAKE_ARGS."""
 
 import os
 import shlex
@@ -52,10 +52,9 @@ class CMakeBuild(build_ext):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = (ROOT if in_place else Path(self.build_lib).absolute()) / "fastnn"
         build = ROOT / "build" / f"torch-{version}-{sys.implementation.cache_tag}"
-        cmake = program("cmake")
-        configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", "-S", ROOT, "-B", build]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
-        self.command(configure)
+        cmake, arguments = program("cmake"), shlex.split(os.environ.get("CMAKE_ARGS", ""))
+        arguments += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}"]
+        self.command([cmake, "-G", "Ninja", "-S", ROOT, "-B", build, *arguments])
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         self.command([cmake, "--build", build, "-j", jobs], quiet=False)
         for old in package.glob("*.so"):
