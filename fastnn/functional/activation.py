@@ -1,0 +1,15 @@
+"""Element-wise activations with the signatures of ``torch.nn.functional``."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastnn.functional._route import door, has_torch_function_unary
+
+__all__ = ["relu"]
+
+
+def relu(input: Tensor, inplace: bool = False) -> Tensor:
+    """``max(0, x)``, element by element; see :func:`torch.nn.functional.relu`. Any shape."""
+    if inplace or has_torch_function_unary(input):
+        return F.relu(input, inplace=inplace)
+    return door().relu(input)
