@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 import fastnn.modules
-from fastnn.modules._base import Native
+from fastnn.modules._base import Native, set_class
 
 
 def _twins() -> dict[type[nn.Module], type[nn.Module]]:
@@ -34,15 +34,6 @@ class Report:
         lines += [f"  {n:4d} x {kind}" for kind, n in sorted(Counter(self.swapped.values()).items())]
         lines += [f"  kept {name or '(the model itself)'}: {why}" for name, why in self.kept.items()]
         return "\n".join(lines)
-
-
-def _set_class(module: nn.Module, cls: type[nn.Module]) -> None:
-    # Parameters, buffers, hooks and the optimizer's references stay: only the class changes. For __module__ see Native.
-    module.__class__ = cls
-    if issubclass(cls, Native):
-        module.__dict__["__module__"] = "torch.nn.modules"
-    else:
-        module.__dict__.pop("__module__", None)
 
 
 def accelerate(
@@ -82,7 +73,7 @@ def accelerate(
         elif filter_fn is not None and not filter_fn(module, name):
             report.kept[name] = "filter_fn said no"
         else:
-            _set_class(module, twin)
+            set_class(module, twin)
             report.swapped[name] = twin.__name__
     if not report.swapped and not already and not allow_empty:
         raise ValueError("accelerate(): no layer of this model has a fastnn twin\n" + str(report))
@@ -95,6 +86,6 @@ def revert(model: nn.Module) -> int:
     count = 0
     for module in model.modules():
         if type(module) in back:
-            _set_class(module, back[type(module)])
+            set_class(module, back[type(module)])
             count += 1
     return count

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from torch.compiler import is_compiling
+from torch.jit import is_scripting
 from torch.overrides import has_torch_function, has_torch_function_unary
 
 from fastnn import _C
 
-__all__ = ["door", "has_torch_function", "has_torch_function_unary"]
+__all__ = ["door", "has_torch_function", "has_torch_function_unary", "is_scripting"]
 
 
 def door() -> Any:

@@ -17,3 +17,12 @@ class Native(nn.Module):
         if cls.__module__.startswith("fastnn."):
             self.__dict__["__module__"] = "torch.nn.modules"
         return self
+
+
+def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Make ``module`` an instance of ``cls``, in place. Parameters, buffers, hooks and optimizers stay."""
+    module.__class__ = cls
+    if issubclass(cls, Native):
+        module.__dict__["__module__"] = "torch.nn.modules"
+    else:
+        module.__dict__.pop("__module__", None)
