@@ -13,10 +13,10 @@ struct GemmParams {
   int64_t b_row = 0, b_col = 0;
   T* c = nullptr;  // element (i, j) at c[i * c_row + j]
   int64_t c_row = 0;
-  bool accumulate = false;        // C += A B instead of C = A B
-  const T* bias_row = nullptr;    // [m], added to every element of row i; not with accumulate
-  const T* bias_col = nullptr;    // [n], added to every element of column j; not with accumulate
-  const T* packed_a = nullptr;    // [m * k] from gemm_pack_a with the same m and k: read instead of a
+  bool accumulate = false;      // C += A B instead of C = A B
+  const T* bias_row = nullptr;  // [m], added to every element of row i; not with accumulate
+  const T* bias_col = nullptr;  // [n], added to every element of column j; not with accumulate
+  const T* packed_a = nullptr;  // [m * k] from gemm_pack_a with the same m and k: read instead of a
 };
 
 // On torch's threads. The result does not depend on their number.
