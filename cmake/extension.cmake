@@ -44,3 +44,6 @@ install(TARGETS _C LIBRARY DESTINATION .)
 if(FASTNN_CUDA)
   include(cmake/cuda.cmake)
 endif()
+
+configure_file(${CMAKE_SOURCE_DIR}/cmake/build_info.py.in ${CMAKE_BINARY_DIR}/_build_info.py @ONLY)
+install(FILES ${CMAKE_BINARY_DIR}/_build_info.py DESTINATION .)

@@ -1,0 +1,72 @@
+# Every target makes what it needs: the environment, the extension, then its own job. `make help` lists them.
+#   PYTHON  the interpreter that creates the environment
+#   VENV    the environment; may be one that exists, whose torch (2.11 to 2.14) is then kept
+#   TORCH   which torch goes into a new environment, e.g. TORCH=torch==2.14.1 (default: requirements.txt)
+#   ARGS    extra arguments of pytest, demo or bench, e.g. make test ARGS='-k relu'
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?=
+ARGS ?=
+MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export MAX_JOBS
+
+bin := $(abspath $(VENV))/bin
+python := $(bin)/python
+export PATH := $(bin):$(PATH)
+cxx_files = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*' | grep -v csrc/cpu/simd/vec.h)
+
+.DEFAULT_GOAL := build
+.PHONY: help env build demo test test-cpp lint format bench sanitize wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: ## the virtual environment with everything pinned in requirements.txt
+	@command -v $(PYTHON) >/dev/null || { echo "fastnn: no $(PYTHON): install Python 3.10 or newer, or name one, e.g. make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) scripts/environment.py $(VENV) $(if $(TORCH),--torch '$(TORCH)')
+
+build: env ## fastnn, in place and importable from the environment
+	@$(python) setup.py --quiet build_ext --inplace
+	@$(MAKE) --no-print-directory $(VENV)/.fastnn-editable
+
+$(VENV)/.fastnn-editable: pyproject.toml setup.py
+	@$(python) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: build ## what fastnn does, in a few minutes
+	$(python) -m fastnn demo $(ARGS)
+
+bench: build ## fastnn beside torch.nn, layer by layer
+	$(python) -m fastnn bench $(ARGS)
+
+test: build test-cpp ## all tests: the kernels alone, then the package
+	$(python) -m pytest $(ARGS)
+
+test-cpp: env ## the kernels alone: C++ tests without torch
+	@cmake --preset kernels >/dev/null
+	@cmake --build --preset kernels -j $(MAX_JOBS)
+	@ctest --preset kernels
+
+sanitize: env ## the C++ tests under the address and undefined-behaviour sanitizers
+	@cmake --preset sanitize >/dev/null
+	@cmake --build --preset sanitize -j $(MAX_JOBS)
+	@ctest --preset sanitize
+
+lint: build ## formatters, linters, types, layout, symbols
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run -Werror $(cxx_files)
+	mypy
+	$(python) scripts/check_layout.py
+	$(python) scripts/check_symbols.py
+
+format: env ## rewrites the sources as `make lint` wants them
+	ruff check --fix --quiet .
+	ruff format .
+	clang-format -i $(cxx_files)
+
+wheel: env ## dist/: source archive and binary wheel for this Python and this torch
+	$(python) -m build --no-isolation --sdist --wheel
+
+clean: ## removes what was built; the environment stays
+	rm -rf build dist *.egg-info fastnn/_build_info.py fastnn/*.so $(VENV)/.fastnn-editable

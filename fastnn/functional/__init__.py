@@ -1,0 +1,8 @@
+"""``torch.nn.functional`` with fastnn's kernels where there are any; the other names are torch's own functions."""
+
+import torch.nn.functional as _F
+
+from fastnn._names import adopt as _adopt
+from fastnn.functional.activation import *  # noqa: F403
+
+_adopt(globals(), _F, "fastnn.functional")

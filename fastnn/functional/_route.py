@@ -1,0 +1,22 @@
+"""How a functional call finds its kernel.
+
+Eager calls take the cheapest door, ``_C.<op>`` (pybind11). Compilers can't look into that, so they get the same op
+through ``torch.ops.fastnn``. Arguments that override torch functions (subclasses, fx proxies), scripting and ONNX
+see ``torch.nn.functional``'s own function.
+"""
+
+from typing import Any
+
+import torch
+from torch.compiler import is_compiling
+from torch.jit import is_scripting
+from torch.overrides import has_torch_function, has_torch_function_unary
+
+from fastnn import _C
+
+__all__ = ["door", "has_torch_function", "has_torch_function_unary", "is_scripting"]
+
+
+def door() -> Any:
+    """The namespace to call ops from: ``_C`` in eager mode, ``torch.ops.fastnn`` while compiling."""
+    return torch.ops.fastnn if is_compiling() else _C

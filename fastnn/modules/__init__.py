@@ -1,0 +1,11 @@
+"""fastnn's own layers; ``fastnn.modules`` has torch's other modules too."""
+
+import torch.nn.modules as _modules
+
+from fastnn._names import adopt as _adopt
+from fastnn.modules import activation as _activation
+from fastnn.modules.activation import *  # noqa: F403
+
+__all__ = [*_activation.__all__]
+
+_adopt(globals(), _modules, "fastnn.modules")

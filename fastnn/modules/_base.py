@@ -1,0 +1,28 @@
+"""What every fastnn layer shares."""
+
+from typing import Any
+
+from torch import nn
+
+
+class Native(nn.Module):
+    """First base of a fastnn layer, ``class ReLU(Native, nn.ReLU)``; it adds no state.
+
+    The instance (not the class) carries torch's ``__module__``: fx and export keep layers whole whose ``__module__``
+    starts with ``torch.nn``, while pickle looks at the class. A user's subclass is the user's: fx looks into it.
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
+        self = super().__new__(cls)
+        if cls.__module__.startswith("fastnn."):
+            self.__dict__["__module__"] = "torch.nn.modules"
+        return self
+
+
+def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
+    """Make ``module`` an instance of ``cls``, in place. Parameters, buffers, hooks and optimizers stay."""
+    module.__class__ = cls
+    if issubclass(cls, Native):
+        module.__dict__["__module__"] = "torch.nn.modules"
+    else:
+        module.__dict__.pop("__module__", None)

@@ -1,0 +1,71 @@
+"""Joins pyproject.toml (metadata) and CMakeLists.txt (sources and flags). Environment: MAX_JOBS, CMAKE_ARGS."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import SetupError
+
+ROOT = Path(__file__).resolve().parent
+OLDEST_TORCH = "2.11"
+
+
+def torch_version():
+    try:
+        return metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def torch_requirement():
+    """A binary works with the minor version of torch that it was built with; a source archive with many."""
+    version = torch_version()
+    if version is None or "sdist" in sys.argv:
+        return f"torch>={OLDEST_TORCH}"
+    major, minor = version.split(".")[:2]
+    return f"torch>={major}.{minor},<{major}.{int(minor) + 1}"
+
+
+def program(name):
+    """cmake or ninja: the environment's own before the machine's, whose cmake may be too old."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    found = shutil.which(name, path=path)
+    if found is None:
+        raise SetupError(f"{name} not found: pip install {name}")
+    return found
+
+
+class CMakeBuild(build_ext):
+    def run(self):
+        version = torch_version()
+        if version is None:
+            raise SetupError(
+                "torch not visible: install torch, then build with `pip install --no-build-isolation .` "
+                "(an isolated build cannot see the torch that fastnn will run on)"
+            )
+        in_place = self.inplace or getattr(self, "editable_mode", False)
+        package = (ROOT if in_place else Path(self.build_lib).absolute()) / "fastnn"
+        build = ROOT / "build" / f"torch-{version}-{sys.implementation.cache_tag}"
+        cmake = program("cmake")
+        configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", "-S", ROOT, "-B", build]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL if self.verbose < 1 else None)
+        jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
+        subprocess.run([cmake, "--build", build, "-j", jobs], check=True)
+        for old in [*package.glob("_C*.so"), *package.glob("_cuda*.so")]:
+            old.unlink()  # of another torch; and a running process keeps its own copy
+        install = [cmake, "--install", build, "--prefix", package]
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+
+
+setup(
+    install_requires=[torch_requirement()],
+    ext_modules=[Extension("fastnn._C", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)
