@@ -11,6 +11,7 @@
 // it falls in; so neither the split over threads nor the panels change a bit of the result.
 #include "cpu/kernels/gemm.h"
 
+#include "cpu/simd/transpose.h"
 #include "cpu/simd/vec.h"
 
 namespace {
@@ -79,17 +80,20 @@ void tile(const TileArgs<T>& t) {
     b += b_row;
   }
 
+  const bool accumulate = t.accumulate;
+  const T* const bias_row = t.bias_row;
+  const T* const bias_col = t.bias_col;
+  const int64_t c_row = t.c_row;
+  T* c = t.c;
 #pragma GCC unroll 16
-  for (int r = 0; r < R; ++r) {
-    T* c = t.c + r * t.c_row;
-    const V row_bias(t.bias_row ? t.bias_row[r] : T(0));
+  for (int r = 0; r < R; ++r, c += c_row) {
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) {
       const int n = Masked && v == kLast ? lanes : V::N;
       V x = sum[r][v];
-      if (t.accumulate) x += load_n(c + v * V::N, n);
-      if (t.bias_row) x += row_bias;
-      if (t.bias_col) x += load_n(t.bias_col + v * V::N, n);
+      if (accumulate) x += load_n(c + v * V::N, n);
+      if (bias_row) x += V(bias_row[r]);
+      if (bias_col) x += load_n(bias_col + v * V::N, n);
       store_n(c + v * V::N, x, n);
     }
   }
@@ -131,12 +135,34 @@ constexpr TileTable<T> make_tiles() {
 template <class T>
 constexpr TileTable<T> tiles = make_tiles<T>();
 
+// dst[p * stride + i] = src[i * lane + p], i < n <= V::N, p < k: squares of lanes, transposed in registers.
+template <class T>
+FASTNN_INLINE void pack_rows(const T* src, int64_t lane, int n, int64_t stride, int64_t k, T* dst) {
+  using V = Vec<T>;
+  for_each_vec<V>(k, [&](int64_t p, int steps) {
+    V square[V::N];
+#pragma GCC unroll 16
+    for (int i = 0; i < V::N; ++i) square[i] = i < n ? load_n(src + i * lane + p, steps) : V(T(0));
+    transpose(square);
+    T* out = dst + p * stride;
+#pragma GCC unroll 16
+    for (int i = 0; i < V::N; ++i) {
+      if (i < steps) store_n(out + i * stride, square[i], n);
+    }
+  });
+}
+
 // dst[p][i] = src[i * lane + p * step], i < width, p < k: one panel of A or of B.
 template <class T>
 void pack_panel(const T* src, int64_t lane, int64_t step, int64_t width, int64_t k, T* dst) {
   if (lane == 1) {
     for (int64_t p = 0; p < k; ++p, src += step, dst += width)
       for_each_vec<Vec<T>>(width, [&](int64_t i, int n) { store_n(dst + i, load_n(src + i, n), n); });
+    return;
+  }
+  if (step == 1) {
+    for_each_vec<Vec<T>>(width,
+                         [&](int64_t i, int n) { pack_rows(src + i * lane, lane, n, width, k, dst + i); });
     return;
   }
   for (int64_t i = 0; i < width; ++i)
@@ -235,35 +261,48 @@ void dot_tile(const GemmBlock<T>& g, int64_t i, int64_t j) {
       for (int r = 0; r < R; ++r) sum[r][c] = fma(av[r], bv, sum[r][c]);
     }
   });
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     T* out = g.c + (i + r) * g.c_row + j;
-    for (int c = 0; c < NJ; ++c) {
-      T x = reduce_add(sum[r][c]);
-      if (g.accumulate) x += out[c];
-      if (g.bias_row) x += g.bias_row[i + r];
-      if (g.bias_col) x += g.bias_col[j + c];
-      out[c] = x;
-    }
+    V x = sum_lanes(sum[r]);
+    if (g.accumulate) x += load(out, NJ);
+    if (g.bias_row) x += V(g.bias_row[i + r]);
+    if (g.bias_col) x += load(g.bias_col + j, NJ);
+    store(out, x, NJ);
   }
+}
+
+// Columns of a dot tile: as many as leave room for the sums, a power of two, at most a register's lanes.
+template <class T, int R>
+constexpr int dot_columns() {
+  int columns = 8;
+  while (columns * R > kMaxSums || columns > Vec<T>::N) columns /= 2;
+  return columns;
 }
 
 template <class T, int R>
 void dot_rows(const GemmBlock<T>& g, int64_t i, int64_t j, int64_t columns) {
-  constexpr int kWide = kMaxSums / R < 8 ? kMaxSums / R / 2 * 2 : 8;
+  constexpr int kWide = dot_columns<T, R>();
   for (; columns >= kWide; columns -= kWide, j += kWide) dot_tile<T, R, kWide>(g, i, j);
   for (; columns > 0; --columns, ++j) dot_tile<T, R, 1>(g, i, j);
 }
 
 template <class T>
 void dot(const GemmBlock<T>& g) {
-  constexpr int kGroup = 24;  // columns of B that stay in L1 while the rows of A pass
+  constexpr int kGroup = 8;  // columns of B that stay in L1 while the rows of A pass
+  constexpr int kHeight = kMaxSums >= 24 ? 4 : 3;
+  const int64_t panels = (g.m + kHeight - 1) / kHeight;
   for (int64_t j = 0; j < g.n; j += kGroup) {
     const int64_t columns = g.n - j < kGroup ? g.n - j : kGroup;
-    int64_t i = 0;
-    for (; i + 4 <= g.m; i += 4) dot_rows<T, 4>(g, i, j, columns);
-    if (g.m - i == 3) dot_rows<T, 3>(g, i, j, columns);
-    if (g.m - i == 2) dot_rows<T, 2>(g, i, j, columns);
-    if (g.m - i == 1) dot_rows<T, 1>(g, i, j, columns);
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      const int64_t i = g.m * panel / panels;
+      switch (g.m * (panel + 1) / panels - i) {
+        case 1: dot_rows<T, 1>(g, i, j, columns); break;
+        case 2: dot_rows<T, 2>(g, i, j, columns); break;
+        case 3: dot_rows<T, 3>(g, i, j, columns); break;
+        default: dot_rows<T, kHeight>(g, i, j, columns); break;
+      }
+    }
   }
 }
 
