@@ -11,7 +11,9 @@
 namespace fastnn::cpu {
 namespace {
 
-bool depthwise(const ConvGeometry& p) { return p.c == p.g; }
+bool depthwise(const ConvGeometry& p) {
+  return p.c == p.g;
+}
 
 bool pointwise(const ConvGeometry& p) {
   for (int d = 0; d < 3; ++d) {
@@ -20,21 +22,36 @@ bool pointwise(const ConvGeometry& p) {
   return true;
 }
 
+// One output position that reads the whole input: images must be the rows of a matrix product then.
+bool whole_input(const ConvGeometry& p) {
+  if (p.n == 1 || depthwise(p)) return false;
+  for (int d = 0; d < 3; ++d) {
+    if (p.out[d] != 1 || p.padding[d] != 0 || p.kernel[d] != p.in[d] ||
+        (p.dilation[d] != 1 && p.kernel[d] != 1))
+      return false;
+  }
+  return true;
+}
+
 // The offsets of a patch are 32-bit: channels x the smallest block must stay below.
 bool fits_patch(const ConvGeometry& p) {
   int64_t reach = (p.c > p.k ? p.c : p.k) / p.g;
-  for (int d = 0; d < 3; ++d) reach *= p.kernel[d] * p.dilation[d] + 2 * p.stride[d] + (d == 2 ? 256 * p.stride[d] : 0);
+  for (int d = 0; d < 3; ++d)
+    reach *= p.kernel[d] * p.dilation[d] + 2 * p.stride[d] + (d == 2 ? 256 * p.stride[d] : 0);
   return reach < INT32_MAX;
 }
 
-// Registers along output rows pay where registers of output channels would be mostly empty, or where transposing dy
-// costs as much as the few products made of it.
+// Registers along output rows pay where registers of output channels would be mostly empty, or where
+// transposing dy costs as much as the few products made of it.
 bool few_products(const ConvGeometry& p) {
   const int lanes = p.dtype == DType::kFloat64 ? conv_kernels().f64.lanes : conv_kernels().f32.lanes;
   const int64_t steps = p.c / p.g * p.kernel[0] * p.kernel[1] * p.kernel[2];
   return p.k / p.g <= lanes / 2 || (steps <= 64 && p.out[2] >= lanes);
 }
 
+template <class P>
+constexpr ConvAlgorithm<P> kProduct = {"matrix product", [](const P& p) { return whole_input(p); },
+                                       conv_product};
 template <class P>
 constexpr ConvAlgorithm<P> kDepthwise = {
     "depthwise", [](const P& p) { return depthwise(p) && fits_patch(p); }, conv_shift};
@@ -47,15 +64,17 @@ template <class P>
 constexpr ConvAlgorithm<P> kReference = {"reference", [](const P&) { return true; }, conv_reference};
 
 using Forward = ConvForwardParams;
-constexpr ConvAlgorithm<Forward> kForward[] = {kDepthwise<Forward>, kPointwise<Forward>, kShift<Forward>,
-                                               kReference<Forward>};
+constexpr ConvAlgorithm<Forward> kForward[] = {kProduct<Forward>, kDepthwise<Forward>, kPointwise<Forward>,
+                                               kShift<Forward>, kReference<Forward>};
 
 using BackwardData = ConvBackwardDataParams;
-constexpr ConvAlgorithm<BackwardData> kBackwardData[] = {kDepthwise<BackwardData>, kPointwise<BackwardData>,
-                                                         kShift<BackwardData>, kReference<BackwardData>};
+constexpr ConvAlgorithm<BackwardData> kBackwardData[] = {kProduct<BackwardData>, kDepthwise<BackwardData>,
+                                                         kPointwise<BackwardData>, kShift<BackwardData>,
+                                                         kReference<BackwardData>};
 
 using BackwardWeight = ConvBackwardWeightParams;
 constexpr ConvAlgorithm<BackwardWeight> kBackwardWeight[] = {
+    kProduct<BackwardWeight>,
     {"dot products", [](const BackwardWeight& p) { return fits_patch(p) && few_products(p); }, conv_dot},
     {"outer products", [](const BackwardWeight& p) { return fits_patch(p); }, conv_outer},
     kReference<BackwardWeight>,
@@ -88,7 +107,9 @@ void backward_bias(const ConvBackwardBiasParams& p) {
 
 }  // namespace
 
-ConvAlgorithms<ConvForwardParams> conv_forward_algorithms() { return {kForward, std::size(kForward)}; }
+ConvAlgorithms<ConvForwardParams> conv_forward_algorithms() {
+  return {kForward, std::size(kForward)};
+}
 ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms() {
   return {kBackwardData, std::size(kBackwardData)};
 }
@@ -96,8 +117,12 @@ ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms() {
   return {kBackwardWeight, std::size(kBackwardWeight)};
 }
 
-const char* conv_forward(const ConvForwardParams& p) { return run_first(conv_forward_algorithms(), p); }
-const char* conv_backward_data(const ConvBackwardDataParams& p) { return run_first(conv_backward_data_algorithms(), p); }
+const char* conv_forward(const ConvForwardParams& p) {
+  return run_first(conv_forward_algorithms(), p);
+}
+const char* conv_backward_data(const ConvBackwardDataParams& p) {
+  return run_first(conv_backward_data_algorithms(), p);
+}
 const char* conv_backward_weight(const ConvBackwardWeightParams& p) {
   return run_first(conv_backward_weight_algorithms(), p);
 }

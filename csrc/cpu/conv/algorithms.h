@@ -1,5 +1,6 @@
-// Where the algorithm of a convolution is chosen: one ordered list per direction. The first entry that is applicable
-// runs; the last one, a plain loop, always is. A new algorithm is one more line in csrc/cpu/conv.cpp.
+// Where the algorithm of a convolution is chosen: one ordered list per direction. The first entry that is
+// applicable runs; the last one, a plain loop, always is. A new algorithm is one more line in
+// csrc/cpu/conv.cpp.
 #pragma once
 #include <cstddef>
 
@@ -34,6 +35,11 @@ void conv_reference(const ConvBackwardWeightParams&);
 // csrc/cpu/conv/shift.cpp
 void conv_shift(const ConvForwardParams&);
 void conv_shift(const ConvBackwardDataParams&);
+
+// csrc/cpu/conv/product.cpp: only where the kernel covers the whole input
+void conv_product(const ConvForwardParams&);
+void conv_product(const ConvBackwardDataParams&);
+void conv_product(const ConvBackwardWeightParams&);
 
 // csrc/cpu/conv/weight.cpp
 void conv_outer(const ConvBackwardWeightParams&);

@@ -21,7 +21,8 @@ int64_t max_row(const TapDim& dim) {
 
 }  // namespace
 
-PatchLayout::PatchLayout(const TapDim (&dims)[3], const int64_t (&block)[3], int64_t channels, int64_t element_size)
+PatchLayout::PatchLayout(const TapDim (&dims)[3], const int64_t (&block)[3], int64_t channels,
+                         int64_t element_size)
     : dims_(dims), channels_(channels), taps_(1) {
   int64_t size = 1;
   for (int d = 0; d < 3; ++d) {
@@ -96,7 +97,8 @@ void PatchLayout::fill(const T* x, int64_t count, const Block& block, T* patch) 
         const int64_t left = origin[2] + phase_[2][j % slots_[2]];
         // Columns [first, last) of the patch lie inside the input.
         const int64_t first = std::clamp<int64_t>(left < 0 ? ceil_div(-left, step) : 0, 0, extent_[2]);
-        const int64_t last = std::clamp<int64_t>(left < width ? ceil_div(width - left, step) : 0, first, extent_[2]);
+        const int64_t last =
+            std::clamp<int64_t>(left < width ? ceil_div(width - left, step) : 0, first, extent_[2]);
         int64_t y = origin[1] + phase_[1][j / slots_[2]];
         for (int64_t h = 0; h < extent_[1]; ++h, y += dims_[1].stride, row += extent_[2]) {
           if (z < 0 || z >= dims_[0].in || y < 0 || y >= height) {
@@ -116,7 +118,8 @@ void PatchLayout::fill(const T* x, int64_t count, const Block& block, T* patch) 
 template void PatchLayout::fill(const float*, int64_t, const Block&, float*) const;
 template void PatchLayout::fill(const double*, int64_t, const Block&, double*) const;
 
-Block choose_block(const TapDim (&dims)[3], int64_t channels, int64_t element_size, int64_t bytes, int64_t at_least) {
+Block choose_block(const TapDim (&dims)[3], int64_t channels, int64_t element_size, int64_t bytes,
+                   int64_t at_least) {
   // A row shorter than this is not split: its ends would cost more than a larger patch does.
   constexpr int64_t kShortRow = 128;
   // Nor is a block for the threads' sake alone, below this many positions.
@@ -133,7 +136,8 @@ Block choose_block(const TapDim (&dims)[3], int64_t channels, int64_t element_si
   };
   const int64_t least[3] = {1, 1, kShortRow};
   const auto few = [&] {
-    return Blocks(dims, block).total() < at_least && block.size[0] * block.size[1] * block.size[2] >= kSmallBlock;
+    return Blocks(dims, block).total() < at_least &&
+           block.size[0] * block.size[1] * block.size[2] >= kSmallBlock;
   };
   for (int d = 0; d < 3; ++d) {
     while (block.size[d] > least[d] && (size() > bytes || few())) {

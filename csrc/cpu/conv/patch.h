@@ -1,12 +1,13 @@
 // The input of a convolution as a patch in which every kernel tap is a shift.
 //
-// Output position t of one dimension reads the input at t * stride + shift[r] for tap r. Write shift - min(shift) as
-// q * stride + phase: in a copy of the input that is split by phase, tap r reads t + q of its phase, so all taps are
-// shifted windows of the same rows, whatever stride, dilation and padding are. A patch holds such a copy, zero where the
-// input ends, for a block of output positions that fits the cache: [channel, phase D, row D, phase H, phase W, row H,
-// row W]. It is smaller than the input's im2col by the number of taps per phase. A register tile
-// then needs one offset per (channel, tap) and may run over the ends of output rows.
-// After "The Indirect Convolution Algorithm" (Dukhan, 2019), with shifts in place of its pointers.
+// Output position t of one dimension reads the input at t * stride + shift[r] for tap r. Write shift -
+// min(shift) as q * stride + phase: in a copy of the input that is split by phase, tap r reads t + q of its
+// phase, so all taps are shifted windows of the same rows, whatever stride, dilation and padding are. A patch
+// holds such a copy, zero where the input ends, for a block of output positions that fits the cache:
+// [channel, phase D, row D, phase H, phase W, row H, row W]. It is smaller than the input's im2col by the
+// number of taps per phase. A register tile then needs one offset per (channel, tap) and may run over the
+// ends of output rows. After "The Indirect Convolution Algorithm" (Dukhan, 2019), with shifts in place of its
+// pointers.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -18,7 +19,8 @@ struct Tap {
   int64_t index;  // in the kernel
 };
 
-// One dimension of a convolution: output position t < out reads input t * stride + tap.shift, if that is in [0, in).
+// One dimension of a convolution: output position t < out reads input t * stride + tap.shift, if that is in
+// [0, in).
 struct TapDim {
   int64_t in = 1, out = 1, stride = 1;
   std::vector<Tap> taps;
@@ -58,7 +60,8 @@ class PatchLayout {
 
 // The block of output positions whose patch is about `bytes` large; smaller, to give
 // `at_least` blocks, if they are not tiny then.
-Block choose_block(const TapDim (&dims)[3], int64_t channels, int64_t element_size, int64_t bytes, int64_t at_least);
+Block choose_block(const TapDim (&dims)[3], int64_t channels, int64_t element_size, int64_t bytes,
+                   int64_t at_least);
 
 // Splits [0, out) into blocks and numbers them.
 struct Blocks {
@@ -68,6 +71,8 @@ struct Blocks {
   Block at(int64_t i) const;
 };
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace fastnn::cpu

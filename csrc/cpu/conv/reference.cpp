@@ -1,4 +1,5 @@
-// Convolution as its formula says: the algorithm that is always applicable, and what the others are tested against.
+// Convolution as its formula says: the algorithm that is always applicable, and what the others are tested
+// against.
 #include <algorithm>
 
 #include "cpu/conv/algorithms.h"
@@ -7,7 +8,9 @@
 namespace fastnn::cpu {
 namespace {
 
-int64_t product(const int64_t (&v)[3]) { return v[0] * v[1] * v[2]; }
+int64_t product(const int64_t (&v)[3]) {
+  return v[0] * v[1] * v[2];
+}
 
 // Calls f(output position, kernel tap, input position), flat indices, for every tap that meets the input.
 template <class F>
@@ -30,7 +33,8 @@ void for_each_tap(const ConvGeometry& p, const F& f) {
 
 template <class T>
 void forward(const ConvForwardParams& p) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in), out = product(p.out);
+  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in),
+                out = product(p.out);
   parallel_for(p.n * p.k, 1, [&](int64_t first, int64_t last) {
     for (int64_t plane = first; plane < last; ++plane) {
       const int64_t n = plane / p.k, k = plane % p.k;
@@ -47,7 +51,8 @@ void forward(const ConvForwardParams& p) {
 
 template <class T>
 void backward_data(const ConvBackwardDataParams& p) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in), out = product(p.out);
+  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in),
+                out = product(p.out);
   parallel_for(p.n * p.c, 1, [&](int64_t first, int64_t last) {
     for (int64_t plane = first; plane < last; ++plane) {
       const int64_t n = plane / p.c, c = plane % p.c, g = c / cg;
@@ -56,7 +61,8 @@ void backward_data(const ConvBackwardDataParams& p) {
       T* dx = static_cast<T*>(p.dx) + plane * in;
       std::fill_n(dx, in, p.b ? static_cast<const T*>(p.b)[c] : T(0));
       for (int64_t k = 0; k < kg; ++k) {
-        for_each_tap(p, [&](int64_t o, int64_t r, int64_t i) { dx[i] += w[k * cg * taps + r] * dy[k * out + o]; });
+        for_each_tap(
+            p, [&](int64_t o, int64_t r, int64_t i) { dx[i] += w[k * cg * taps + r] * dy[k * out + o]; });
       }
     }
   });
@@ -64,7 +70,8 @@ void backward_data(const ConvBackwardDataParams& p) {
 
 template <class T>
 void backward_weight(const ConvBackwardWeightParams& p) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in), out = product(p.out);
+  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = product(p.kernel), in = product(p.in),
+                out = product(p.out);
   parallel_for(p.k * cg, 1, [&](int64_t first, int64_t last) {
     for (int64_t pair = first; pair < last; ++pair) {
       const int64_t k = pair / cg, c = k / kg * cg + pair % cg;

@@ -1,10 +1,11 @@
 // Convolution forward and backward-data, and so the transposed one, over patches (patch.h): a matrix product
 // y[K, positions] = w[K, C * taps] * windows[C * taps, positions] whose right side is never written out.
 //
-// Tiling: images x groups x blocks of output positions go to threads; a block's patch fits the second-level cache. Packed
-// weights are read panel by panel (up to 12 output channels), each panel over all columns of the block. Without padding
-// and stride the input itself serves as the patch. Backward-data with stride s is s convolutions of dy per dimension,
-// one for each phase of the input position, each with the taps that meet the phase.
+// Tiling: images x groups x blocks of output positions go to threads; a block's patch fits the second-level
+// cache. Packed weights are read panel by panel (up to 12 output channels), each panel over all columns of
+// the block. Without padding and stride the input itself serves as the patch. Backward-data with stride s is
+// s convolutions of dy per dimension, one for each phase of the input position, each with the taps that meet
+// the phase.
 #include <algorithm>
 #include <vector>
 
@@ -19,6 +20,9 @@ namespace {
 
 // Half of a small second-level cache.
 constexpr int64_t kPatchBytes = 256 << 10;
+// Weights that exceed this come from a slower cache for every patch: then several images share one pass over
+// them.
+constexpr int64_t kLargeWeight = 1 << 20, kPatchesBytes = 768 << 10;
 
 // "in" and "out" are those of this direction: x and y are dy and dx in backward-data.
 template <class T>
@@ -72,35 +76,37 @@ void pack_weights(const ShiftConv<T>& p, const Panels& panels, int64_t steps, T*
     }
     stride *= count;
   }
-  parallel_for(p.g * panels.count(), std::max<int64_t>(1, kGrain / (steps + 1) / 8), [&](int64_t first, int64_t last) {
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t group = item / panels.count(), panel = item % panels.count();
-      const int64_t ld = panels.packed[panel + 1] - panels.packed[panel];
-      const T* w = p.w + group * p.w_group + panels.begin[panel] * p.w_out;
-      T* out = packed + (group * panels.packed.back() + panels.packed[panel]) * steps;
-      if (in_order) {
-        kernels.transpose(w, p.w_out, panels.rows[panel], steps, out, ld);
-        continue;
-      }
-      for (int64_t c = 0; c < p.in_channels; ++c) {
-        for (const Tap& a : p.dims[0].taps) {
-          for (const Tap& b : p.dims[1].taps) {
-            for (const Tap& e : p.dims[2].taps) {
-              const T* from = w + c * p.w_in + a.index * p.w_tap[0] + b.index * p.w_tap[1] + e.index * p.w_tap[2];
-              for (int64_t i = 0; i < ld; ++i) *out++ = i < panels.rows[panel] ? from[i * p.w_out] : T(0);
+  parallel_for(
+      p.g * panels.count(), std::max<int64_t>(1, kGrain / (steps + 1) / 8), [&](int64_t first, int64_t last) {
+        for (int64_t item = first; item < last; ++item) {
+          const int64_t group = item / panels.count(), panel = item % panels.count();
+          const int64_t ld = panels.packed[panel + 1] - panels.packed[panel];
+          const T* w = p.w + group * p.w_group + panels.begin[panel] * p.w_out;
+          T* out = packed + (group * panels.packed.back() + panels.packed[panel]) * steps;
+          if (in_order) {
+            kernels.transpose(w, p.w_out, panels.rows[panel], steps, out, ld);
+            continue;
+          }
+          for (int64_t c = 0; c < p.in_channels; ++c) {
+            for (const Tap& a : p.dims[0].taps) {
+              for (const Tap& b : p.dims[1].taps) {
+                for (const Tap& e : p.dims[2].taps) {
+                  const T* from =
+                      w + c * p.w_in + a.index * p.w_tap[0] + b.index * p.w_tap[1] + e.index * p.w_tap[2];
+                  for (int64_t i = 0; i < ld; ++i) *out++ = i < panels.rows[panel] ? from[i * p.w_out] : T(0);
+                }
+              }
             }
           }
         }
-      }
-    }
-  });
+      });
 }
 
 // True if x can stand in for the patch of every block: no stride, no padding, and no tile wider than a block.
 template <class T>
 bool usable_in_place(const ShiftConv<T>& p, const Blocks& blocks) {
   for (const TapDim& dim : p.dims) {
-    if (dim.stride != 1) return false;
+    if (dim.stride != 1 || dim.taps.empty()) return false;
     for (const Tap& tap : dim.taps) {
       if (tap.shift < 0 || tap.shift + dim.out > dim.in) return false;
     }
@@ -112,6 +118,31 @@ bool usable_in_place(const ShiftConv<T>& p, const Blocks& blocks) {
   // Many channels a multiple of 4 KiB apart would evict each other from the first-level cache.
   const bool aliased = p.in_channels > 8 && image * static_cast<int64_t>(sizeof(T)) % 4096 == 0;
   return cols >= conv_kernels_of<T>().max_cols && !aliased && p.in_channels * image < INT32_MAX;
+}
+
+// One panel of output channels over all columns of a block.
+template <class T>
+void run_block(const ShiftConv<T>& p, const PatchLayout& layout, const Block& block, ConvPanel<T> panel) {
+  const auto& kernels = conv_kernels_of<T>();
+  panel.y_channel = p.y_channel;
+  panel.y_row = p.y_step[1];
+  panel.y_col = p.y_step[2];
+  panel.pitch = layout.row_stride();
+  panel.width = block.size[2];
+  // All rows of a slice in one run, or a run per row where the gaps between rows would cost more.
+  const int64_t flat = (block.size[1] - 1) * panel.pitch + panel.width;
+  const int64_t by_row = block.size[1] * ceil_div(panel.width, kernels.lanes);
+  const int64_t runs = !panel.exact && ceil_div(flat, kernels.lanes) > by_row ? block.size[1] : 1;
+  panel.cols = runs > 1 ? panel.width : flat;
+  const T* x = panel.x;
+  T* y = panel.y;
+  for (int64_t slice = 0; slice < block.size[0]; ++slice) {
+    for (int64_t run = 0; run < runs; ++run) {
+      panel.x = x + slice * layout.slice_stride() + run * panel.pitch;
+      panel.y = y + slice * p.y_step[0] + run * panel.y_row;
+      kernels.panel(panel);
+    }
+  }
 }
 
 template <class T>
@@ -126,7 +157,8 @@ void shift_conv(const ShiftConv<T>& p) {
   }
   if (positions == 0) return;
   const int64_t steps = p.in_channels * taps;
-  const Block block = choose_block(p.dims, p.in_channels, esize, kPatchBytes, ceil_div(4 * threads, p.n * p.g));
+  const Block block =
+      choose_block(p.dims, p.in_channels, esize, kPatchBytes, ceil_div(4 * threads, p.n * p.g));
   const Blocks blocks(p.dims, block);
   const bool in_place = usable_in_place(p, blocks);
   const PatchLayout layout = in_place ? PatchLayout::of_input(p.dims, p.in_channels)
@@ -137,65 +169,77 @@ void shift_conv(const ShiftConv<T>& p) {
   const Scratch<T> packed(p.g * panels.packed.back() * steps + 1);
   pack_weights(p, panels, steps, packed.data());
 
-  // Few blocks: the panels of one are shared out too, each with a patch of its own.
-  const int64_t whole = p.n * p.g * blocks.total();
-  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, whole), 1, whole >= threads ? 1 : panels.count());
-  const int64_t work = p.out_channels * (steps + 1) * (positions / blocks.total() + 1) / parts / 16 + 1;
-  const int64_t row_stride = layout.row_stride(), slice_stride = layout.slice_stride();
+  const int64_t patch_size = in_place ? p.in_channels * image : layout.elements() + kernels.max_cols;
+  const bool large = panels.packed.back() * steps * esize > kLargeWeight;
+  const int64_t most = large ? std::clamp<int64_t>(kPatchesBytes / (patch_size * esize), 1, p.n) : 1;
+  const int64_t runs = ceil_div(p.n, most), images = ceil_div(p.n, runs);
+  // Few blocks: the panels of one are shared out too, each with patches of its own.
+  const int64_t whole = ceil_div(p.n, images) * p.g * blocks.total();
+  const int64_t parts =
+      std::clamp<int64_t>(ceil_div(2 * threads, whole), 1, whole >= threads ? 1 : panels.count());
+  const int64_t work =
+      images * p.out_channels * (steps + 1) * (positions / blocks.total() + 1) / parts / 16 + 1;
 
   parallel_for(whole * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
-    const Scratch<T> patch(in_place ? 0 : layout.elements() + kernels.max_cols);
-    if (!in_place) std::fill_n(patch.data() + layout.elements(), kernels.max_cols, T(0));
+    const Scratch<T> patches(in_place ? 0 : images * patch_size);
     for (int64_t item = first; item < last; ++item) {
-      const int64_t part = item % parts, at = item / parts % blocks.total(), plane = item / parts / blocks.total();
-      const int64_t group = plane % p.g;
-      const Block b = blocks.at(at);
-      const T* x = p.x + plane * p.in_channels * image;
-      if (in_place) {
-        x += (b.begin[0] * p.dims[1].in + b.begin[1]) * p.dims[2].in + b.begin[2];
-      } else {
-        if (steps > 0) layout.fill(x, p.in_channels, b, patch.data());
-        x = patch.data();
+      const int64_t part = item % parts, at = item / parts % blocks.total(),
+                    group = item / parts / blocks.total() % p.g;
+      const int64_t n = item / parts / blocks.total() / p.g * images, count = std::min(images, p.n - n);
+      const Block block = blocks.at(at);
+      if (!in_place && steps > 0) {
+        for (int64_t i = 0; i < count; ++i) {
+          T* patch = patches.data() + i * patch_size;
+          layout.fill(p.x + ((n + i) * p.g + group) * p.in_channels * image, p.in_channels, block, patch);
+          std::fill_n(patch + layout.elements(), kernels.max_cols, T(0));
+        }
       }
-      ConvPanel<T> panel;
-      panel.offset = offsets.data();
-      panel.steps = steps;
-      panel.y_channel = p.y_channel;
-      panel.y_row = p.y_step[1];
-      panel.y_col = p.y_step[2];
-      panel.pitch = row_stride;
-      panel.width = b.size[2];
-      panel.exact = in_place;
-      // One run over all rows of a slice, or one per row where the gaps between rows would cost more.
-      const int64_t flat = (b.size[1] - 1) * row_stride + b.size[2];
-      const bool by_row =
-          !in_place && ceil_div(flat, kernels.lanes) > b.size[1] * ceil_div(b.size[2], kernels.lanes);
-      panel.cols = by_row ? b.size[2] : flat;
-      const int64_t runs = by_row ? b.size[1] : 1;
-      T* y = p.y + plane * p.out_channels * p.y_channel;
-      for (int d = 0; d < 3; ++d) y += b.begin[d] * p.y_step[d];
       for (int64_t i = panels.count() * part / parts; i < panels.count() * (part + 1) / parts; ++i) {
+        ConvPanel<T> panel;
+        panel.offset = offsets.data();
+        panel.steps = steps;
         panel.a = packed.data() + (group * panels.packed.back() + panels.packed[i]) * steps;
         panel.rows = static_cast<int>(panels.rows[i]);
         panel.bias = p.bias == nullptr ? nullptr : p.bias + group * p.out_channels + panels.begin[i];
-        for (int64_t run = 0; run < b.size[0] * runs; ++run) {
-          const int64_t slice = run / runs, row = run % runs;
-          panel.x = x + slice * slice_stride + row * row_stride;
-          panel.y = y + panels.begin[i] * p.y_channel + slice * p.y_step[0] + row * p.y_step[1];
-          kernels.panel(panel);
+        panel.exact = in_place;
+        for (int64_t j = 0; j < count; ++j) {
+          const int64_t plane = (n + j) * p.g + group;
+          panel.x = patches.data() + j * patch_size;
+          if (in_place) {
+            const int64_t row = block.begin[0] * p.dims[1].in + block.begin[1];
+            panel.x = p.x + plane * p.in_channels * image + row * p.dims[2].in + block.begin[2];
+          }
+          panel.y = p.y + (plane * p.out_channels + panels.begin[i]) * p.y_channel;
+          for (int d = 0; d < 3; ++d) panel.y += block.begin[d] * p.y_step[d];
+          run_block(p, layout, block, panel);
         }
       }
     }
   });
 }
 
-int64_t product(const int64_t (&v)[3]) { return v[0] * v[1] * v[2]; }
+int64_t product(const int64_t (&v)[3]) {
+  return v[0] * v[1] * v[2];
+}
 
 template <class T>
 void forward(const ConvForwardParams& p) {
   const int64_t taps = product(p.kernel), cg = p.c / p.g, kg = p.k / p.g;
-  ShiftConv<T> s{p.n, p.g, cg, kg, {}, static_cast<const T*>(p.x), static_cast<const T*>(p.b),
-                 static_cast<const T*>(p.w), kg * cg * taps, cg * taps, taps, {}, static_cast<T*>(p.y), product(p.out), {}};
+  ShiftConv<T> s{p.n,
+                 p.g,
+                 cg,
+                 kg,
+                 {},
+                 static_cast<const T*>(p.x),
+                 static_cast<const T*>(p.b),
+                 static_cast<const T*>(p.w),
+                 kg * cg * taps,
+                 cg * taps,
+                 taps,
+                 {},
+                 static_cast<T*>(p.y),
+                 product(p.out),
+                 {}};
   int64_t y_step = 1, w_tap = 1;
   for (int d = 2; d >= 0; --d) {
     s.dims[d] = {p.in[d], p.out[d], p.stride[d], {}};
@@ -208,8 +252,8 @@ void forward(const ConvForwardParams& p) {
   shift_conv(s);
 }
 
-// The positions a + t * stride of dx in one dimension: o * stride + r * dilation - padding = a + t * stride for the taps r
-// that leave no remainder, with o = t + shift.
+// The positions a + t * stride of dx in one dimension: o * stride + r * dilation - padding = a + t * stride
+// for the taps r that leave no remainder, with o = t + shift.
 TapDim phase_dim(const ConvGeometry& p, int d, int64_t a) {
   TapDim dim{p.out[d], ceil_div(std::max<int64_t>(p.in[d] - a, 0), p.stride[d]), 1, {}};
   for (int64_t r = 0; r < p.kernel[d]; ++r) {
@@ -224,9 +268,23 @@ void backward_data(const ConvBackwardDataParams& p) {
   const int64_t taps = product(p.kernel), cg = p.c / p.g, kg = p.k / p.g;
   const int64_t step[3] = {p.in[1] * p.in[2], p.in[2], 1};
   for (int64_t phase = 0; phase < product(p.stride); ++phase) {
-    const int64_t a[3] = {phase / p.stride[2] / p.stride[1], phase / p.stride[2] % p.stride[1], phase % p.stride[2]};
-    ShiftConv<T> s{p.n, p.g, kg, cg, {}, static_cast<const T*>(p.dy), static_cast<const T*>(p.b),
-                   static_cast<const T*>(p.w), kg * cg * taps, taps, cg * taps, {}, static_cast<T*>(p.dx), product(p.in), {}};
+    const int64_t a[3] = {phase / p.stride[2] / p.stride[1], phase / p.stride[2] % p.stride[1],
+                          phase % p.stride[2]};
+    ShiftConv<T> s{p.n,
+                   p.g,
+                   kg,
+                   cg,
+                   {},
+                   static_cast<const T*>(p.dy),
+                   static_cast<const T*>(p.b),
+                   static_cast<const T*>(p.w),
+                   kg * cg * taps,
+                   taps,
+                   cg * taps,
+                   {},
+                   static_cast<T*>(p.dx),
+                   product(p.in),
+                   {}};
     for (int d = 0; d < 3; ++d) {
       s.dims[d] = phase_dim(p, d, a[d]);
       s.y_step[d] = step[d] * p.stride[d];
@@ -241,7 +299,9 @@ void backward_data(const ConvBackwardDataParams& p) {
 
 }  // namespace
 
-void conv_shift(const ConvForwardParams& p) { p.dtype == DType::kFloat64 ? forward<double>(p) : forward<float>(p); }
+void conv_shift(const ConvForwardParams& p) {
+  p.dtype == DType::kFloat64 ? forward<double>(p) : forward<float>(p);
+}
 
 void conv_shift(const ConvBackwardDataParams& p) {
   p.dtype == DType::kFloat64 ? backward_data<double>(p) : backward_data<float>(p);

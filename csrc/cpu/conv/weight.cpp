@@ -1,10 +1,11 @@
-// Gradient of a convolution's weight: dw[k, c, r] = sum over images and output positions of dy[k] * x[c] shifted by tap r.
+// Gradient of a convolution's weight: dw[k, c, r] = sum over images and output positions of dy[k] * x[c]
+// shifted by tap r.
 //
-// Images are cut into blocks of output positions whose patch (patch.h) fits the cache. A split, a fixed run of blocks, adds
-// into a partial result [group, (c, r), k] of its own; partial results are added up in order. Splits depend on shapes
-// alone, so the bits do not depend on the number of threads. Two inner loops:
-// outer: about 128 positions of dy are transposed to [position, k]; 6 rows (c, r) x registers of k.
-// dot:   registers run along output rows and are folded at the end of a block; for few channels or few taps.
+// Images are cut into blocks of output positions whose patch (patch.h) fits the cache. A split, a fixed run
+// of blocks, adds into a partial result [group, (c, r), k] of its own; partial results are added up in order.
+// Splits depend on shapes alone, so the bits do not depend on the number of threads. Two inner loops: outer:
+// about 128 positions of dy are transposed to [position, k]; 6 rows (c, r) x registers of k. dot:   registers
+// run along output rows and are folded at the end of a block; for few channels or few taps.
 #include <algorithm>
 #include <vector>
 
@@ -17,13 +18,15 @@
 namespace fastnn::cpu {
 namespace {
 
-constexpr int64_t kPatchBytes = 256 << 10;    // half of a small second-level cache
-constexpr int64_t kPartialBytes = 2 << 20;    // all partial results: adding them up must stay cheap
-constexpr int64_t kMaxSplits = 32;            // enough to share out
-constexpr int64_t kMinSteps = 256;            // rows (c, r) below which the transposed dy is not worth another copy
-constexpr int64_t kTransposed = 128;          // positions: with 4 registers of k half of the first-level cache
+constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cache
+constexpr int64_t kPartialBytes = 2 << 20;  // all partial results: adding them up must stay cheap
+constexpr int64_t kMaxSplits = 32;          // enough to share out
+constexpr int64_t kMinSteps = 256;    // rows (c, r) below which the transposed dy is not worth another copy
+constexpr int64_t kTransposed = 128;  // positions: with 4 registers of k half of the first-level cache
 
-int64_t product(const int64_t (&v)[3]) { return v[0] * v[1] * v[2]; }
+int64_t product(const int64_t (&v)[3]) {
+  return v[0] * v[1] * v[2];
+}
 
 struct Shape {
   int64_t cg, kg, taps, in, out;
@@ -47,8 +50,9 @@ struct BlockSums {
 template <class T>
 void add_dot(const BlockSums<T>& b, T*) {
   for (int64_t slice = 0; slice < b.size[0]; ++slice) {
-    conv_kernels_of<T>().dot({b.patch + slice * b.slice_stride, b.offsets, b.steps, b.size[1], b.size[2], b.row_stride,
-                              b.dy + slice * b.dy_slice, b.channels, b.dy_channel, b.dy_row, b.acc, b.acc_row});
+    conv_kernels_of<T>().dot({b.patch + slice * b.slice_stride, b.offsets, b.steps, b.size[1], b.size[2],
+                              b.row_stride, b.dy + slice * b.dy_slice, b.channels, b.dy_channel, b.dy_row,
+                              b.acc, b.acc_row});
   }
 }
 
@@ -56,7 +60,8 @@ template <class T>
 void add_outer(const BlockSums<T>& b, T* transposed) {
   const auto& kernels = conv_kernels_of<T>();
   const int64_t vectors = b.acc_row / kernels.lanes, panels = ceil_div(vectors, kernels.max_vectors);
-  const int64_t cols = std::min(b.size[2], kTransposed), rows = std::clamp<int64_t>(kTransposed / cols, 1, b.size[1]);
+  const int64_t cols = std::min(b.size[2], kTransposed),
+                rows = std::clamp<int64_t>(kTransposed / cols, 1, b.size[1]);
   for (int64_t slice = 0; slice < b.size[0]; ++slice) {
     for (int64_t r = 0; r < b.size[1]; r += rows) {
       for (int64_t q = 0; q < b.size[2]; q += cols) {
@@ -65,8 +70,8 @@ void add_outer(const BlockSums<T>& b, T* transposed) {
           const int64_t first = vectors * panel / panels, count = vectors * (panel + 1) / panels - first;
           const int64_t k = first * kernels.lanes, ld = count * kernels.lanes;
           for (int64_t i = 0; i < nr; ++i) {
-            kernels.transpose(b.dy + k * b.dy_channel + slice * b.dy_slice + (r + i) * b.dy_row + q, b.dy_channel,
-                              std::min(ld, b.channels - k), nq, transposed + i * nq * ld, ld);
+            kernels.transpose(b.dy + k * b.dy_channel + slice * b.dy_slice + (r + i) * b.dy_row + q,
+                              b.dy_channel, std::min(ld, b.channels - k), nq, transposed + i * nq * ld, ld);
           }
           kernels.outer({b.patch + slice * b.slice_stride + r * b.row_stride + q, b.offsets, b.steps, nr, nq,
                          b.row_stride, transposed, static_cast<int>(count), b.acc + k, b.acc_row});
@@ -143,7 +148,8 @@ void backward_weight(const ConvBackwardWeightParams& p, int64_t acc_row, int64_t
       for (int64_t unit = units * split / splits; unit < units * (split + 1) / splits; ++unit) {
         const int64_t n = unit / blocks.total();
         const Block block = blocks.at(unit % blocks.total());
-        layout.fill(static_cast<const T*>(p.x) + (n * p.c + group * s.cg + c) * s.in, count, block, patch.data());
+        layout.fill(static_cast<const T*>(p.x) + (n * p.c + group * s.cg + c) * s.in, count, block,
+                    patch.data());
         sums.dy = static_cast<const T*>(p.dy) + (n * p.k + group * s.kg) * s.out +
                   (block.begin[0] * p.out[1] + block.begin[1]) * p.out[2] + block.begin[2];
         std::copy_n(block.size, 3, sums.size);
@@ -168,8 +174,12 @@ void dot(const ConvBackwardWeightParams& p) {
 
 }  // namespace
 
-void conv_outer(const ConvBackwardWeightParams& p) { p.dtype == DType::kFloat64 ? outer<double>(p) : outer<float>(p); }
+void conv_outer(const ConvBackwardWeightParams& p) {
+  p.dtype == DType::kFloat64 ? outer<double>(p) : outer<float>(p);
+}
 
-void conv_dot(const ConvBackwardWeightParams& p) { p.dtype == DType::kFloat64 ? dot<double>(p) : dot<float>(p); }
+void conv_dot(const ConvBackwardWeightParams& p) {
+  p.dtype == DType::kFloat64 ? dot<double>(p) : dot<float>(p);
+}
 
 }  // namespace fastnn::cpu

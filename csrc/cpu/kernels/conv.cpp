@@ -1,10 +1,11 @@
 // Register tiles of convolution.
 //
-// Panel: MR output channels x NV registers of output columns. A step broadcasts MR weights and loads NV registers of
-// the input; with 32 registers 12 x 2, 8 x 3 or 6 x 4 sums cover the latency of the multiply-adds, with 16 registers
-// 6 x 2 or 4 x 3. Few rows get more columns. Sums run over all steps in registers, in one order.
-// Outer: 6 (channel, tap) rows x registers of output channels; broadcasts the input, loads the transposed dy.
-// Dot: both operands along output columns, lanes added up at the end; for depthwise and first layers.
+// Panel: MR output channels x NV registers of output columns. A step broadcasts MR weights and loads NV
+// registers of the input; with 32 registers 12 x 2, 8 x 3 or 6 x 4 sums cover the latency of the
+// multiply-adds, with 16 registers 6 x 2 or 4 x 3. Few rows get more columns. Sums run over all steps in
+// registers, in one order. Outer: 6 (channel, tap) rows x registers of output channels; broadcasts the input,
+// loads the transposed dy. Dot: both operands along output columns, lanes added up at the end; for depthwise
+// and first layers.
 #include "cpu/kernels/conv.h"
 
 #include "cpu/simd/vec.h"
@@ -18,12 +19,20 @@ using fastnn::cpu::ConvPanel;
 
 #if defined(__AVX512F__)
 constexpr int kMaxRows = 12, kOuterVectors = 4, kDotRows = 4;
-constexpr int tile_vectors(int rows) { return rows > 8 ? 2 : rows > 6 ? 3 : 4; }
-constexpr int tile_rows(int rows) { return rows > 8 ? 12 : rows > 6 ? 8 : rows > 4 ? 6 : rows > 2 ? 4 : rows; }
+constexpr int tile_vectors(int rows) {
+  return rows > 8 ? 2 : rows > 6 ? 3 : 4;
+}
+constexpr int tile_rows(int rows) {
+  return rows > 8 ? 12 : rows > 6 ? 8 : rows > 4 ? 6 : rows > 2 ? 4 : rows;
+}
 #else
 constexpr int kMaxRows = 6, kOuterVectors = 2, kDotRows = 2;
-constexpr int tile_vectors(int rows) { return rows > 4 ? 2 : rows > 2 ? 3 : 4; }
-constexpr int tile_rows(int rows) { return rows > 4 ? 6 : rows > 2 ? 4 : rows; }
+constexpr int tile_vectors(int rows) {
+  return rows > 4 ? 2 : rows > 2 ? 3 : 4;
+}
+constexpr int tile_rows(int rows) {
+  return rows > 4 ? 6 : rows > 2 ? 4 : rows;
+}
 #endif
 constexpr int kMaxVectors = 4;
 constexpr int kOuterRows = 6, kDotSteps = 6;
@@ -49,7 +58,9 @@ FASTNN_INLINE void store_range(T* p, Vec<T> v, int from, int to) {
 #endif
 }
 
-FASTNN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTNN_INLINE int64_t least(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
 
 // Where a flat column lies.
 struct Position {
@@ -62,7 +73,8 @@ struct Position {
 
 // Stores one register per row i < rows: the flat columns from `at` on, `lanes` of them.
 template <class T, int MR, int NV>
-FASTNN_INLINE void store_column(const ConvPanel<T>& p, const Vec<T> (&acc)[MR][NV], int v, Position at, int lanes) {
+FASTNN_INLINE void store_column(const ConvPanel<T>& p, const Vec<T> (&acc)[MR][NV], int v, Position at,
+                                int lanes) {
   constexpr int N = Vec<T>::N;
   for (int lane = 0; lane < lanes;) {
     if (at.col >= p.width) {
@@ -300,8 +312,10 @@ T sum(const T* src, int64_t n) {
 
 template <class T>
 constexpr ConvKernelsOf<T> kernels_of() {
-  return {Vec<T>::N, kMaxRows,  kMaxVectors * Vec<T>::N, kOuterVectors,  tile_rows, panel<T>,
-          outer<T>,  dot<T>,    transpose<T>,            copy<T>,        sum<T>};
+  return {Vec<T>::N,     kMaxRows,  kMaxVectors * Vec<T>::N,
+          kOuterVectors, tile_rows, panel<T>,
+          outer<T>,      dot<T>,    transpose<T>,
+          copy<T>,       sum<T>};
 }
 
 }  // namespace

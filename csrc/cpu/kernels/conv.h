@@ -1,5 +1,6 @@
-// Inner loops of convolution. All of them see the input through a table of offsets: step s of the reduction, which
-// stands for one (input channel, kernel tap), reads its row of values at x + offset[s]. See csrc/cpu/conv/patch.h.
+// Inner loops of convolution. All of them see the input through a table of offsets: step s of the reduction,
+// which stands for one (input channel, kernel tap), reads its row of values at x + offset[s]. See
+// csrc/cpu/conv/patch.h.
 #pragma once
 #include <cstdint>
 
@@ -7,8 +8,9 @@
 
 namespace fastnn::cpu {
 
-// y[i, j] = bias[i] + sum over s of a[s, i] * x[offset[s] + j], for `cols` flat columns j of which only those with
-// j % pitch < width are stored: the others lie between the end of one output row and the start of the next.
+// y[i, j] = bias[i] + sum over s of a[s, i] * x[offset[s] + j], for `cols` flat columns j of which only those
+// with j % pitch < width are stored: the others lie between the end of one output row and the start of the
+// next.
 template <class T>
 struct ConvPanel {
   const T* x;
@@ -49,10 +51,10 @@ struct ConvDot {
 
 template <class T>
 struct ConvKernelsOf {
-  int lanes;        // of a register
-  int max_rows;     // of a panel
-  int max_cols;     // columns that one step of a panel may read
-  int max_vectors;  // of ConvOuter
+  int lanes;                   // of a register
+  int max_rows;                // of a panel
+  int max_cols;                // columns that one step of a panel may read
+  int max_vectors;             // of ConvOuter
   int (*tile_rows)(int rows);  // rows in the packed weights of a panel of `rows` rows
   void (*panel)(const ConvPanel<T>&);
   void (*outer)(const ConvOuter<T>&);

@@ -1,10 +1,11 @@
 // Convolution in one to three spatial dimensions: what the kernels need to know.
 //
-//   y[n, k, o] = b[k] + sum over c in the group of k, r of  w[k, c, r] * x[n, c, o * stride + r * dilation - padding]
+//   y[n, k, o] = b[k] + sum over c in the group of k, r of  w[k, c, r] * x[n, c, o * stride + r * dilation -
+//   padding]
 //
-// Spatial arrays are (D, H, W); lower ranks are padded with leading ones. Tensors are contiguous. A transposed
-// convolution is the backward-data direction of the convolution whose weight has the same shape: its input takes
-// the place of dy, its output that of dx, and its output_padding only shows in `in`.
+// Spatial arrays are (D, H, W); lower ranks are padded with leading ones. Tensors are contiguous. A
+// transposed convolution is the backward-data direction of the convolution whose weight has the same shape:
+// its input takes the place of dy, its output that of dx, and its output_padding only shows in `in`.
 #pragma once
 #include <cstdint>
 
