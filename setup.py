@@ -55,13 +55,17 @@ class CMakeBuild(build_ext):
         cmake = program("cmake")
         configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", "-S", ROOT, "-B", build]
         configure += [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
-        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL if self.verbose < 1 else None)
+        self.command(configure)
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        subprocess.run([cmake, "--build", build, "-j", jobs], check=True)
-        for old in [*package.glob("_C*.so"), *package.glob("_cuda*.so")]:
+        self.command([cmake, "--build", build, "-j", jobs], quiet=False)
+        for old in package.glob("*.so"):
             old.unlink()  # of another torch; and a running process keeps its own copy
-        install = [cmake, "--install", build, "--prefix", package]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+        self.command([cmake, "--install", build, "--prefix", package])
+
+    def command(self, words, quiet=True):
+        output = subprocess.DEVNULL if quiet and self.verbose < 1 else None
+        if subprocess.run(words, stdout=output, check=False).returncode != 0:
+            raise SetupError(f"fastnn was not built: `{shlex.join(map(str, words))}` failed, see above")
 
 
 setup(
