@@ -4,8 +4,10 @@ import torch.nn.modules as _modules
 
 from fastnn._names import adopt as _adopt
 from fastnn.modules import activation as _activation
+from fastnn.modules import conv as _conv
 from fastnn.modules.activation import *  # noqa: F403
+from fastnn.modules.conv import *  # noqa: F403
 
-__all__ = [*_activation.__all__]
+__all__ = [*_activation.__all__, *_conv.__all__]
 
 _adopt(globals(), _modules, "fastnn.modules")

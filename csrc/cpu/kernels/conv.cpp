@@ -290,6 +290,10 @@ void transpose(const T* src, int64_t src_channel, int64_t channels, int64_t cols
 
 template <class T>
 void copy(const T* src, int64_t step, T* dst, int64_t n) {
+  if (step == 2) {  // a constant stride becomes shuffles
+    for (int64_t j = 0; j < n; ++j) dst[j] = src[j * 2];
+    return;
+  }
   if (step != 1) {
     for (int64_t j = 0; j < n; ++j) dst[j] = src[j * step];
     return;
