@@ -145,16 +145,16 @@ void threaded(const GemmParams<T>& g) {
 template <class T>
 void pack(const GemmParams<T>& g, T* packed) {
   const auto& kernels = of_type<T>(gemm_kernels());
-  const int64_t k_blocks = k_blocks<T>(g.k);
+  const int64_t blocks = k_blocks<T>(g.k);
   GemmBlock<T> block;
   if (g.m <= 0) return;
   block.m = g.m;
   block.panels = ceil_div(g.m, kernels.tile.mr);
   block.a_row = g.a_row;
   block.a_col = g.a_col;
-  for (int64_t kb = 0; kb < k_blocks; ++kb) {
-    const int64_t p = g.k * kb / k_blocks;
-    block.k = g.k * (kb + 1) / k_blocks - p;
+  for (int64_t kb = 0; kb < blocks; ++kb) {
+    const int64_t p = g.k * kb / blocks;
+    block.k = g.k * (kb + 1) / blocks - p;
     block.a = g.a + p * g.a_col;
     block.a_pack = packed + p * g.m;
     kernels.pack_a(block);
