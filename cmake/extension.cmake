@@ -41,9 +41,7 @@ set_target_properties(_C PROPERTIES PREFIX "" SUFFIX "${python_suffix}" SKIP_BUI
 target_link_options(_C PRIVATE "LINKER:-rpath,$ORIGIN/../torch/lib")
 install(TARGETS _C LIBRARY DESTINATION .)
 
-if(FASTNN_CUDA)
-  include(cmake/cuda.cmake)
-endif()
+include(cmake/cuda.cmake)
 
 configure_file(${CMAKE_SOURCE_DIR}/cmake/build_info.py.in ${CMAKE_BINARY_DIR}/_build_info.py @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/_build_info.py DESTINATION .)
