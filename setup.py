@@ -1,4 +1,4 @@
-"""Joins pyproject.toml (metadata) and CMakeLists.txt (sources and flags). Environment: MAX_JOBS, CMAKE_ARGS."""
+"""Joins pyproject.toml (metadata) and CMakeLists.txt (sources and flags); heeds MAX_JOBS and CMAKE_ARGS."""
 
 import os
 import shlex
@@ -33,12 +33,9 @@ def torch_requirement():
 
 
 def program(name):
-    """cmake or ninja: the environment's own before the machine's, whose cmake may be too old."""
+    """The environment's own before the machine's, which may be older."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise SetupError(f"{name} not found: pip install {name}")
-    return found
+    return shutil.which(name, path=path)
 
 
 class CMakeBuild(build_ext):
@@ -52,16 +49,23 @@ class CMakeBuild(build_ext):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = (ROOT if in_place else Path(self.build_lib).absolute()) / "fastnn"
         build = ROOT / "build" / f"torch-{version}-{sys.implementation.cache_tag}"
-        cmake = program("cmake")
-        configure = [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}", "-S", ROOT, "-B", build]
-        configure += [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
-        subprocess.run(configure, check=True, stdout=subprocess.DEVNULL if self.verbose < 1 else None)
+        cmake, ninja = program("cmake"), program("ninja")
+        if cmake is None:
+            raise SetupError("cmake not found: pip install cmake ninja")
+        arguments = [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+        if ninja is not None:
+            arguments += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        self.command([cmake, "-S", ROOT, "-B", build, *arguments])
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
-        subprocess.run([cmake, "--build", build, "-j", jobs], check=True)
-        for old in [*package.glob("_C*.so"), *package.glob("_cuda*.so")]:
+        self.command([cmake, "--build", build, "-j", jobs], quiet=False)
+        for old in package.glob("*.so"):
             old.unlink()  # of another torch; and a running process keeps its own copy
-        install = [cmake, "--install", build, "--prefix", package]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
+        self.command([cmake, "--install", build, "--prefix", package])
+
+    def command(self, words, quiet=True):
+        output = subprocess.DEVNULL if quiet and self.verbose < 1 else None
+        if subprocess.run(words, stdout=output, check=False).returncode != 0:
+            raise SetupError(f"fastnn was not built: `{shlex.join(map(str, words))}` failed, see above")
 
 
 setup(

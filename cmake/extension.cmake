@@ -12,11 +12,10 @@ list(GET torch_paths 0 torch_version)
 list(GET torch_paths 1 torch_cuda)
 list(GET torch_paths 2 torch_cxx11_abi)
 list(GET torch_paths 3 torch_lib)
-list(GET torch_paths 4 pybind11_include)
-list(SUBLIST torch_paths 5 -1 torch_includes)
+list(SUBLIST torch_paths 4 -1 torch_includes)
 
 add_library(torch_headers INTERFACE)
-target_include_directories(torch_headers SYSTEM INTERFACE ${torch_includes} ${pybind11_include} ${Python_INCLUDE_DIRS})
+target_include_directories(torch_headers SYSTEM INTERFACE ${torch_includes} ${Python_INCLUDE_DIRS})
 target_compile_definitions(torch_headers INTERFACE _GLIBCXX_USE_CXX11_ABI=${torch_cxx11_abi})
 
 # OpenMP is torch's: the linker is given torch's libgomp by name, and nothing ships a second one.
@@ -41,9 +40,7 @@ set_target_properties(_C PROPERTIES PREFIX "" SUFFIX "${python_suffix}" SKIP_BUI
 target_link_options(_C PRIVATE "LINKER:-rpath,$ORIGIN/../torch/lib")
 install(TARGETS _C LIBRARY DESTINATION .)
 
-if(FASTNN_CUDA)
-  include(cmake/cuda.cmake)
-endif()
+include(cmake/cuda.cmake)
 
 configure_file(${CMAKE_SOURCE_DIR}/cmake/build_info.py.in ${CMAKE_BINARY_DIR}/_build_info.py @ONLY)
 install(FILES ${CMAKE_BINARY_DIR}/_build_info.py DESTINATION .)

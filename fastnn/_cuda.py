@@ -4,14 +4,16 @@ from pathlib import Path
 
 import torch
 
+from fastnn import _build_info
+
 
 def _load() -> str:
     """Load the library; return "" or the reason why there is none."""
     if torch.version.cuda is None:
         return "this torch is built without CUDA"
-    library = Path(__file__).with_name("_cuda.so")
+    library = Path(__file__).with_name("libfastnn_cuda.so")
     if not library.exists():
-        return "fastnn was built without CUDA (set FASTNN_CUDA=ON when building)"
+        return f"fastnn was built without CUDA kernels: {_build_info.cuda_reason}"
     try:
         torch.ops.load_library(str(library))
     except OSError as error:

@@ -129,10 +129,4 @@ void note_fallback(const Op& op, const char* reason) {
   TORCH_CHECK(!strict_.load(std::memory_order_relaxed), "fastnn.strict: ", op.name, " ran torch's own op: ", reason);
 }
 
-Tensor with_layout_of(const Tensor& t, const Tensor& like) {
-  if (t.strides() == like.strides() && t.scalar_type() == like.scalar_type()) return t;
-  Tensor out = at::empty_strided(like.sizes(), like.strides(), like.options());
-  return out.copy_(t);
-}
-
 }  // namespace fastnn::ops

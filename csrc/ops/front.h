@@ -10,12 +10,10 @@
 #include <string>
 #include <vector>
 
-#include "fastnn/dtype.h"
+#include "ops/tensors.h"
 #include "ops/torch.h"
 
 namespace fastnn::ops {
-
-using at::Tensor;
 
 // Bits of Op::dtypes.
 constexpr unsigned kFloat = 1, kDouble = 2, kBFloat16 = 4, kHalf = 8;
@@ -84,22 +82,6 @@ template <class Signature>
 c10::TypedOperatorHandle<Signature> handle(const char* name) {
   return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<Signature>();
 }
-
-// --- small helpers shared by all stems ---------------------------------------------------------------
-
-inline DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case at::kDouble: return DType::kFloat64;
-    case at::kBFloat16: return DType::kBFloat16;
-    case at::kHalf: return DType::kFloat16;
-    default: return DType::kFloat32;
-  }
-}
-
-inline bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
-
-// `t` with exactly the strides of `like` (same shape): element i of one is element i of the other in memory.
-Tensor with_layout_of(const Tensor& t, const Tensor& like);
 
 // --- Python bindings ---------------------------------------------------------------------------------
 

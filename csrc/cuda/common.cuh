@@ -1,0 +1,100 @@
+// What every CUDA kernel here stands on: launching, shared memory, 16-byte moves, 16-bit numbers.
+//
+// Kernels use the words of the CUDA language and this header, no other CUDA interface. So another
+// implementation of this one header runs the same kernel sources as plain C++, on a machine without a GPU.
+#pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+#include "fastnn/dtype.h"
+
+namespace fastnn::cuda {
+
+using Stream = cudaStream_t;
+
+// ---- Launching ----
+
+// Starts kernel(args...) on `stream`; throws when the launch itself is refused. Never waits, so it may be
+// captured in a CUDA graph.
+template <class... Params, class... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+            const Args&... args) {
+  kernel<<<grid, block, shared_bytes, stream>>>(args...);
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
+    throw std::runtime_error(std::string("fastnn: a CUDA kernel could not start: ") +
+                             cudaGetErrorString(error));
+  }
+}
+
+// Shared memory of a block: `count` elements known at compile time, or what the launch asked for.
+#define FASTNN_SHARED(T, name, count) __shared__ T name[count]
+#define FASTNN_DYNAMIC_SHARED(T, name)                                 \
+  extern __shared__ __align__(16) unsigned char fastnn_shared_bytes[]; \
+  T* const name = reinterpret_cast<T*>(fastnn_shared_bytes)
+
+// ---- Numbers: stored as T, computed as Compute<T> ----
+
+__device__ __forceinline__ float load(float x) {
+  return x;
+}
+__device__ __forceinline__ double load(double x) {
+  return x;
+}
+__device__ __forceinline__ float load(BFloat16 x) {
+  return __bfloat162float(__ushort_as_bfloat16(x.bits));
+}
+__device__ __forceinline__ float load(Float16 x) {
+  return __half2float(__ushort_as_half(x.bits));
+}
+
+// Rounds once, to nearest even.
+template <class T>
+__device__ __forceinline__ T store(Compute<T> x) {
+  return x;
+}
+template <>
+__device__ __forceinline__ BFloat16 store<BFloat16>(float x) {
+  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
+}
+template <>
+__device__ __forceinline__ Float16 store<Float16>(float x) {
+  return {__half_as_ushort(__float2half_rn(x))};
+}
+
+// ---- 16-byte moves: the widest access of one thread, 4 floats or 8 halves ----
+
+constexpr int kPackBytes = 16;
+
+template <class T>
+struct Pack {
+  static constexpr int N = kPackBytes / static_cast<int>(sizeof(T));
+  T v[N];
+};
+
+// p is aligned to 16 bytes.
+template <class T>
+__device__ __forceinline__ Pack<T> load_pack(const T* p) {
+  const uint4 raw = *reinterpret_cast<const uint4*>(p);
+  Pack<T> pack;
+  memcpy(&pack, &raw, kPackBytes);
+  return pack;
+}
+
+template <class T>
+__device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
+  uint4 raw;
+  memcpy(&raw, &pack, kPackBytes);
+  __stwb(reinterpret_cast<uint4*>(p), raw);  // an assignment is split by the compiler now and then
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace fastnn::cuda

@@ -1,0 +1,28 @@
+// What every op needs to know of a tensor. No Python here: libfastnn_cuda.so is built from this header too.
+#pragma once
+#include <ATen/ATen.h>
+
+#include "fastnn/dtype.h"
+
+namespace fastnn::ops {
+
+using at::Tensor;
+
+inline DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case at::kDouble: return DType::kFloat64;
+    case at::kBFloat16: return DType::kBFloat16;
+    case at::kHalf: return DType::kFloat16;
+    default: return DType::kFloat32;
+  }
+}
+
+inline bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
+
+// `t` with exactly the strides of `like` (same shape): element i of one is element i of the other in memory.
+inline Tensor with_layout_of(const Tensor& t, const Tensor& like) {
+  if (t.strides() == like.strides() && t.scalar_type() == like.scalar_type()) return t;
+  return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
+}
+
+}  // namespace fastnn::ops
