@@ -28,5 +28,7 @@ def batch_norm(
             # What torch refuses (one value per channel, an eps that isn't positive) gets torch's own error.
             alone = training and (len(input.size()) < 2 or input.numel() <= input.size(1))
             if eps > 0.0 and not alone:
-                return door().batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+                return door().batch_norm(
+                    input, running_mean, running_var, weight, bias, training, momentum, eps
+                )
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
