@@ -1,0 +1,118 @@
+"""One process per side, so that memory is each side's own; the parent lets them work in turn, never at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fastnn.demo.data import Digits
+from fastnn.demo.train import Epoch, Trainer, loss_curve
+from fastnn.testing.compare import strict
+
+_TELL_EVERY = 8  # steps between two messages: a message costs some ten microseconds
+
+
+def pack(value: Any) -> bytes:
+    """Tensors as bytes, for a pipe."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
+    """The process of one side: answers ("start" | "epoch" | "curve" | "result", arguments) until told None.
+
+    fastnn runs in strict mode: a layer that would fall back to torch's op is an error.
+    """
+    torch.set_num_threads(threads)
+    digits = Digits(*unpack(data))
+    trainers: dict[str, Trainer] = {}
+    with strict() if side == "fastnn" else contextlib.nullcontext():
+        for command, *arguments in iter(connection.recv, None):
+            try:
+                connection.send(("done", _answer(command, arguments, side, digits, trainers, connection)))
+            except Exception as error:
+                connection.send(("error", f"{type(error).__name__}: {error}"))
+
+
+def _answer(
+    command: str,
+    arguments: list[Any],
+    side: str,
+    digits: Digits,
+    trainers: dict[str, Trainer],
+    connection: Connection,
+) -> Any:
+    name = arguments[0]
+    if command == "start":  # and warm up on a copy: first calls load libraries and compile kernels
+        loss_curve(name, side, digits, 3)
+        trainers[name] = Trainer(name, side, digits)
+        return None
+    if command == "curve":
+        return loss_curve(name, side, digits, arguments[1])
+    if command == "epoch":
+        steps = [0]
+
+        def tell(loss: float) -> None:
+            steps[0] += 1
+            if steps[0] % _TELL_EVERY == 0:
+                connection.send(("steps", (_TELL_EVERY, loss)))
+
+        return trainers[name].epoch(arguments[1], tell)
+    trainer = trainers[name]
+    return pack((trainer.model.state_dict(), trainer.predict()))
+
+
+class Side:
+    """The parent's end of one side's process."""
+
+    def __init__(self, side: str, digits: Digits, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        data = pack((digits.train_images, digits.train_labels, digits.test_images, digits.test_labels))
+        self._process = context.Process(target=serve, args=(theirs, side, data, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.side = side
+
+    def ask(self, *request: Any, tell: Callable[[int, float], None] | None = None) -> Any:
+        """Sends a request and waits for the answer; `tell` hears of finished steps and their last loss."""
+        self._connection.send(request)
+        while True:
+            try:
+                kind, value = self._connection.recv()
+            except EOFError:
+                raise RuntimeError(f"the process of {self.side} ended without an answer") from None
+            if kind == "done":
+                return value
+            if kind == "error":
+                raise RuntimeError(f"{self.side}: {value}")
+            if tell is not None:
+                tell(*value)
+
+    def epoch(self, name: str, number: int, tell: Callable[[int, float], None] | None = None) -> Epoch:
+        epoch: Epoch = self.ask("epoch", name, number, tell=tell)
+        return epoch
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()
