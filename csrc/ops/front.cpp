@@ -45,9 +45,8 @@ unsigned dtype_bit(at::ScalarType type) {
   }
 }
 
-bool autocast_on(DispatchKeySet included, DispatchKeySet excluded) {
-  return !((included - excluded) & kAutocast).empty();
-}
+// Every tensor carries its device's autocast key; a thread without autocast excludes it.
+bool autocast_on(const Tensor& t, DispatchKeySet excluded) { return !((t.key_set() & kAutocast) - excluded).empty(); }
 
 }  // namespace
 
@@ -70,13 +69,13 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   if (!enabled_.load(std::memory_order_relaxed)) return "fastnn is disabled";
   const auto thread = c10::impl::tls_local_dispatch_key_set();
   if ((thread.included_ | kPlainThread) != kPlainThread) return "a transform, a mode or tracing is active";
-  if (op.autocast && autocast_on(thread.included_, thread.excluded_)) return "autocast chooses the dtype";
   const Tensor* first = nullptr;
   for (const Tensor* t : tensors) {
     if (!t->defined()) continue;
     if ((t->key_set() | kPlainTensor) != kPlainTensor) {
       return t->is_meta() ? "a meta tensor" : "a tensor that is not plain and dense";
     }
+    if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
     if (t->_fw_grad(0).defined()) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
