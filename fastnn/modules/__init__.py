@@ -6,10 +6,12 @@ from fastnn._names import adopt as _adopt
 from fastnn.modules import activation as _activation
 from fastnn.modules import batchnorm as _batchnorm
 from fastnn.modules import dropout as _dropout
+from fastnn.modules import linear as _linear
 from fastnn.modules.activation import *  # noqa: F403
 from fastnn.modules.batchnorm import *  # noqa: F403
 from fastnn.modules.dropout import *  # noqa: F403
+from fastnn.modules.linear import *  # noqa: F403
 
-__all__ = [*_activation.__all__, *_batchnorm.__all__, *_dropout.__all__]
+__all__ = [*_activation.__all__, *_batchnorm.__all__, *_dropout.__all__, *_linear.__all__]
 
 _adopt(globals(), _modules, "fastnn.modules")
