@@ -26,7 +26,7 @@ template <class F>
 void visit_activation(int kind, const F& f) {
   switch (kind) {
 #define FASTNN_CASE(name, Struct) \
-  case k##Struct: return f(activations::Struct{});
+  case ActivationKind::k##Struct: return f(activations::Struct{});
     FASTNN_ACTIVATIONS(FASTNN_CASE)
 #undef FASTNN_CASE
     default: throw std::invalid_argument("fastnn: unknown activation");

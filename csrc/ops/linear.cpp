@@ -34,6 +34,11 @@ std::vector<Int> with_last(c10::ArrayRef<Int> sizes, Int last) {
   return out;
 }
 
+// Stands for a gradient that nobody asked for; outputs of one op must not share memory.
+Tensor none(const Tensor& like) {
+  return at::empty({0}, like.options());
+}
+
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   Tensor y = at::empty(with_last(x.sizes(), weight.size(0)), x.options());
   const Tensor rows = as_matrix(x), b = bias ? bias->contiguous() : Tensor();
@@ -53,10 +58,9 @@ Tensors linear_backward_cpu(const Tensor& dy, const OptionalTensor& x, const Opt
   const Tensor rows_dy = as_matrix(dy), rows_x = mask[1] ? as_matrix(*x) : Tensor();
   const int64_t K = rows_dy.size(1);
   const int64_t C = mask[1] ? rows_x.size(1) : mask[0] ? weight->size(1) : 0;
-  const Tensor none = at::empty({0}, dy.options());
-  const Tensor dx = mask[0] ? at::empty(with_last(dy.sizes(), C), dy.options()) : none;
-  const Tensor dw = mask[1] ? at::empty({K, C}, dy.options()) : none;
-  const Tensor db = mask[2] ? at::empty({K}, dy.options()) : none;
+  const Tensor dx = mask[0] ? at::empty(with_last(dy.sizes(), C), dy.options()) : none(dy);
+  const Tensor dw = mask[1] ? at::empty({K, C}, dy.options()) : none(dy);
+  const Tensor db = mask[2] ? at::empty({K}, dy.options()) : none(dy);
   cpu::linear_backward({.dtype = dtype_of(dy),
                         .shape = {.N = rows_dy.size(0), .C = C, .K = K},
                         .dy = matrix(rows_dy),
@@ -106,6 +110,7 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     // Only what a gradient will read: a frozen weight keeps no input alive.
     ctx->save_for_backward({needs_grad(weight) ? x : Tensor(), needs_grad(x) ? weight : Tensor()});
+    ctx->saved_data["bias"] = bias.has_value();
     return linear_op_call(x, weight, bias);
   }
 
@@ -113,8 +118,9 @@ struct LinearFunction : torch::autograd::Function<LinearFunction> {
     const auto saved = ctx->get_saved_variables();
     variable_list grads(3);
     if (!dy[0].defined()) return grads;
-    const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1),
-                                      ctx->needs_input_grad(2)};
+    // Inputs that were not given have no place in the numbering.
+    const bool needs_db = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2);
+    const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), needs_db};
     auto [dx, dw, db] = linear_backward(dy[0], optional(saved[0]), optional(saved[1]), mask);
     if (mask[0]) grads[0] = dx;
     if (mask[1]) grads[1] = dw;
@@ -141,9 +147,8 @@ Tensors linear_backward_autograd(const Tensor& dy, const OptionalTensor& x, cons
     return linear_backward(dy, x, weight, mask);
   }
   const auto rows = [](const Tensor& t) { return t.dim() == 1 ? t.unsqueeze(0) : t.flatten(0, -2); };
-  const Tensor none = at::empty({0}, dy.options());
-  return {mask[0] ? at::matmul(dy, *weight) : none, mask[1] ? at::mm(rows(dy).t(), rows(*x)) : none,
-          mask[2] ? rows(dy).sum(0) : none};
+  return {mask[0] ? at::matmul(dy, *weight) : none(dy), mask[1] ? at::mm(rows(dy).t(), rows(*x)) : none(dy),
+          mask[2] ? rows(dy).sum(0) : none(dy)};
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
