@@ -7,11 +7,8 @@ from fastnn.functional.activation import *  # noqa: F403
 from fastnn.functional.batchnorm import *  # noqa: F403
 from fastnn.functional.conv import *  # noqa: F403
 from fastnn.functional.dropout import *  # noqa: F403
-<<<<<<< HEAD
 from fastnn.functional.linear import *  # noqa: F403
-=======
 from fastnn.functional.pooling import *  # noqa: F403
 from fastnn.functional.softmax import *  # noqa: F403
->>>>>>> main
 
 _adopt(globals(), _F, "fastnn.functional")
