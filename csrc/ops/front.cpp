@@ -30,7 +30,6 @@ using c10::DispatchKeySet;
 constexpr DispatchKeySet kPlainTensor({DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::AutogradCPU,
                                        DispatchKey::AutogradCUDA, DispatchKey::ADInplaceOrView,
                                        DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
-constexpr DispatchKeySet kAutocast({DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
 // What the thread may have switched on. Modes (dispatch modes, functorch, tracing) add keys.
 constexpr DispatchKeySet kPlainThread({DispatchKey::BackendSelect, DispatchKey::ADInplaceOrView,
                                        DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
@@ -45,8 +44,9 @@ unsigned dtype_bit(at::ScalarType type) {
   }
 }
 
-bool autocast_on(DispatchKeySet included, DispatchKeySet excluded) {
-  return !((included - excluded) & kAutocast).empty();
+// Every tensor carries its device's autocast key; a thread excludes that key while autocast is off.
+bool autocast_on(const Tensor& t, DispatchKeySet excluded) {
+  return !excluded.has(t.is_cuda() ? DispatchKey::AutocastCUDA : DispatchKey::AutocastCPU);
 }
 
 }  // namespace
@@ -70,7 +70,6 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   if (!enabled_.load(std::memory_order_relaxed)) return "fastnn is disabled";
   const auto thread = c10::impl::tls_local_dispatch_key_set();
   if ((thread.included_ | kPlainThread) != kPlainThread) return "a transform, a mode or tracing is active";
-  if (op.autocast && autocast_on(thread.included_, thread.excluded_)) return "autocast chooses the dtype";
   const Tensor* first = nullptr;
   for (const Tensor* t : tensors) {
     if (!t->defined()) continue;
@@ -80,6 +79,7 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
     if (t->_fw_grad(0).defined()) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
+      if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
       if ((dtype_bit(t->scalar_type()) & op.dtypes) == 0) return "no kernel for this dtype";
       if (!t->is_cpu() && !op.has_cuda_kernel()) return "no CUDA kernel in this build";
     } else if (t->scalar_type() != first->scalar_type()) {
