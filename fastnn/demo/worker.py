@@ -63,12 +63,20 @@ class Worker:
         return pack((trainer.model.state_dict(), trainer.predict()))
 
 
+def _load_optimizer() -> None:
+    """A first step of anything: torch loads tens of MiB of Python modules, which are no model's memory."""
+    layer = torch.nn.Linear(1, 1)
+    layer(torch.ones(1, 1)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9).step()
+
+
 def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
     """The process of one side: calls a method of `Worker` for each (name, arguments) received, until told None.
 
     fastnn runs in strict mode: a layer that would fall back to torch's op is an error.
     """
     torch.set_num_threads(threads)
+    _load_optimizer()
     worker = Worker(connection, side, Digits(*unpack(data)))
     with strict() if side == "fastnn" else contextlib.nullcontext():
         for request, *arguments in iter(connection.recv, None):
