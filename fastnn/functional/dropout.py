@@ -27,11 +27,15 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
     if not is_scripting():
         if 0.0 <= p <= 1.0 and not has_torch_function_unary(input):
             ops = door()
-            return ops.alpha_dropout_(input, p, training) if inplace else ops.alpha_dropout(input, p, training)
+            return (
+                ops.alpha_dropout_(input, p, training) if inplace else ops.alpha_dropout(input, p, training)
+            )
     return F.alpha_dropout(input, p, training, inplace)
 
 
-def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+def feature_alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
     """Alpha dropout of whole channels, ``(N, C, *)``; see :func:`torch.nn.functional.feature_alpha_dropout`."""
     if not is_scripting():
         if 0.0 <= p <= 1.0 and not has_torch_function_unary(input):

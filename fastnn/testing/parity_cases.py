@@ -109,7 +109,7 @@ def _conv() -> list[Case]:
 def _pools(dims: int) -> list[Case]:
     shape, spatial = (2, 3, *_SPATIAL[dims]), _SPATIAL[dims]
     kernel, stride, padding = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims]
-    maximum = [
+    maximum: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3,), {"stride": 1}),
@@ -120,7 +120,7 @@ def _pools(dims: int) -> list[Case]:
         ((kernel,), {"stride": stride, "padding": padding}),
         ((5, 1, 2), {}),
     ]
-    average = [
+    average: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3, 2, 1), {"ceil_mode": True}),
