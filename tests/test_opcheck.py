@@ -1,13 +1,8 @@
 """torch.library.opcheck for every op in torch.ops.fastnn: schema, meta kernel, autograd, compilation."""
 
-import warnings
-
-import pytest
 import torch
-from torch.testing._internal.optests import fake_check
 
 import fastnn
-from fastnn.testing.cases import parity_cases
 
 PREFIX = "fastnn::"
 
