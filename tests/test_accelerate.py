@@ -181,7 +181,9 @@ def test_explain_tells_why_not():
     model = torch.nn.Sequential(fastnn.Linear(4, 4), torch.nn.Linear(4, 4), fastnn.Tanh())
     explanation = fastnn.explain(model, torch.randn(2, 4))
     assert explanation.native == ["0", "2"] and list(explanation.fallbacks) == ["1"]
-    explanation = fastnn.explain(fastnn.Linear(4, 4, dtype=torch.complex64), torch.randn(2, 4, dtype=torch.complex64))
+    explanation = fastnn.explain(
+        fastnn.Linear(4, 4, dtype=torch.complex64), torch.randn(2, 4, dtype=torch.complex64)
+    )
     (reason,) = explanation.fallbacks.values()
     assert "dtype" in reason
     assert "dtype" in str(explanation)

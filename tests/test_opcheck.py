@@ -7,7 +7,9 @@ from torch.library import opcheck
 import fastnn
 
 NAMESPACE = "fastnn::"
-ALL = sorted(n.removeprefix(NAMESPACE) for n in torch._C._dispatch_get_all_op_names() if n.startswith(NAMESPACE))
+ALL = sorted(
+    n.removeprefix(NAMESPACE) for n in torch._C._dispatch_get_all_op_names() if n.startswith(NAMESPACE)
+)
 
 
 def x(*shape, dtype=torch.float32, grad=True, last=False):
@@ -36,14 +38,21 @@ CONV = ([1, 2], [1, 0], [1, 1], False, [0, 0], 1)
 TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
 
 PRIVATE = {
-    "_activation": [(x(3, 5), 0, 0.0, 0.0), (x(3, 5, dtype=torch.float64), 2, 0.7, 0.0), (x(2, 3, 4, 5, last=True), 3, 0.0, 0.0)],
+    "_activation": [
+        (x(3, 5), 0, 0.0, 0.0),
+        (x(3, 5, dtype=torch.float64), 2, 0.7, 0.0),
+        (x(2, 3, 4, 5, last=True), 3, 0.0, 0.0),
+    ],
     "_activation_backward": [(plain(3, 5), plain(3, 5), 0, 0.0, 0.0), (x(3, 5), x(3, 5), 4, 0.0, 0.0)],
     "_prelu": [(x(2, 3, 4), x(3)), (x(5), x(1))],
     "_prelu_backward": [(x(2, 3, 4), x(2, 3, 4), x(3))],
     "_glu": [(x(2, 4), 1), (x(4, 3, 2), 0)],
     "_glu_backward": [(x(2, 2), x(2, 4), 1)],
     "_softmax": [(x(3, 5), 1, False, False), (x(3, 5, 2), 0, True, False), (x(3, 5), 1, False, True)],
-    "_softmax_backward": [(x(3, 5), plain(3, 5).softmax(1), 1, False, False), (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False)],
+    "_softmax_backward": [
+        (x(3, 5), plain(3, 5).softmax(1), 1, False, False),
+        (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False),
+    ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
     "_batch_norm_train": [
         (x(4, 3, 5), x(3), x(3), torch.zeros(3), torch.ones(3), 0.1, 1e-5),
@@ -68,7 +77,10 @@ PRIVATE = {
         (plain(2, 4, 12, 14), plain(2, 3, 6, 7), plain(3, 4, 3, 3), *TRANSPOSED, [True, True, False]),
     ],
     "_linear": [(x(3, 5), x(4, 5), x(4)), (x(2, 3, 5), x(4, 5), None), (x(5), x(4, 5), x(4))],
-    "_linear_backward": [(x(3, 4), x(3, 5), x(4, 5), [True, True, True]), (plain(3, 4), None, plain(4, 5), [True, False, False])],
+    "_linear_backward": [
+        (x(3, 4), x(3, 5), x(4, 5), [True, True, True]),
+        (plain(3, 4), None, plain(4, 5), [True, False, False]),
+    ],
     "_avg_pool": [(x(2, 3, 6, 7), windows(2, 2, 2), True, 0), (x(2, 3, 9), windows(1, 3, 2, 1), False, 0)],
     "_avg_pool_backward": [(x(2, 3, 3, 3), [2, 3, 6, 7], False, windows(2, 2, 2), True, 0)],
     "_max_pool": [
@@ -83,18 +95,30 @@ PRIVATE = {
 
 def conv_samples(n, transposed):
     image, weight = x(2, 4, *[7] * n), x(4, 2, *[3] * n)
-    return [((image, weight, x(4)), {"stride": [2] * n, "padding": [1] * n, "groups": 2}), ((x(2, 3, *[5] * n), x(3, 3, *[3] * n)), {})]
+    return [
+        ((image, weight, x(4)), {"stride": [2] * n, "padding": [1] * n, "groups": 2}),
+        ((x(2, 3, *[5] * n), x(3, 3, *[3] * n)), {}),
+    ]
 
 
 FRONT = {
     "linear": [((x(3, 5), x(4, 5), x(4)), {})],
     **{f"conv{n}d": conv_samples(n, False) for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": conv_samples(n, True) for n in (1, 2, 3)},
-    **{f"{kind}_pool{n}d": [((x(2, 3, *[7] * n), [2] * n), {})] for kind in ("max", "avg") for n in (1, 2, 3)},
+    **{
+        f"{kind}_pool{n}d": [((x(2, 3, *[7] * n), [2] * n), {})] for kind in ("max", "avg") for n in (1, 2, 3)
+    },
     **{f"max_pool{n}d_with_indices": [((x(2, 3, *[7] * n), [2] * n), {})] for n in (1, 2, 3)},
     **{f"adaptive_avg_pool{n}d": [((x(2, 3, *[7] * n), [2] * n), {})] for n in (1, 2, 3)},
-    **{f"adaptive_max_pool{n}d{tail}": [((x(2, 3, *[7] * n), [2] * n), {})] for n in (1, 2, 3) for tail in ("", "_with_indices")},
-    "batch_norm": [((x(4, 3, 5), torch.zeros(3), torch.ones(3), x(3), x(3), training, 0.1, 1e-5), {}) for training in (True, False)],
+    **{
+        f"adaptive_max_pool{n}d{tail}": [((x(2, 3, *[7] * n), [2] * n), {})]
+        for n in (1, 2, 3)
+        for tail in ("", "_with_indices")
+    },
+    "batch_norm": [
+        ((x(4, 3, 5), torch.zeros(3), torch.ones(3), x(3), x(3), training, 0.1, 1e-5), {})
+        for training in (True, False)
+    ],
     "prelu": [((x(2, 3, 4), x(3)), {})],
     "glu": [((x(2, 4), 1), {})],
     "softmax": [((x(2, 4), 1), {})],
@@ -165,6 +189,7 @@ def test_meta_kernels_agree_with_the_real_ones():
     """Shape, strides and dtype, for every private op and sample."""
     for name, samples in PRIVATE.items():
         for arguments in samples:
+
             def to(value, device):
                 return value.detach().to(device) if isinstance(value, torch.Tensor) else value
 

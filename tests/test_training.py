@@ -79,7 +79,9 @@ def test_loss_curves(build, strict, capability):
 def test_adam():
     theirs, ours = pair(convolutional)
     curves = [curve(m, torch.optim.Adam(m.parameters(), lr=1e-3), 10) for m in (theirs, ours)]
-    assert curves[1] == pytest.approx(curves[0], rel=1e-2)  # Adam divides by tiny gradients: rounding grows faster
+    assert curves[1] == pytest.approx(
+        curves[0], rel=1e-2
+    )  # Adam divides by tiny gradients: rounding grows faster
 
 
 def test_saved_with_one_resumed_with_the_other(tmp_path):

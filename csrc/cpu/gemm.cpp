@@ -1,8 +1,9 @@
 // Plans a matrix product: which kernel, what is packed, blocks for the caches, the split over threads.
 //
 // Loops from outside in: threads (a grid over rows and columns of C), k in blocks, columns in blocks
-// (packed B: L2), rows in blocks (packed A: L2), then tiles. Each thread packs for itself: with a grid of
-// threads that doubles a copy which is O(1/n) of the work, and saves every barrier.
+// (packed B: L2), panels of rows (A: L1), then tiles along a row of C, so that C streams. Each thread packs
+// for itself: with a grid of threads that doubles a copy which is O(1/n) of the work, and saves every
+// barrier.
 #include "cpu/gemm.h"
 
 #include <algorithm>
@@ -20,8 +21,18 @@ int64_t ceil_div(int64_t a, int64_t b) {
 
 // Multiply-adds that are worth waking a thread for: about 2 us of one core.
 constexpr int64_t kThreadWork = 1 << 17;
-// Bytes of a packed block of A or of B: two of them share an L2 of 1 MiB with what streams by.
-constexpr int64_t kBlockBytes = 384 << 10;
+// Bytes of a packed block of B: half of an L2 of 2 MiB; 600 KB costs 3% there.
+constexpr int64_t kBlockBytes = 1 << 20;
+// Up to so many rows (columns) the dot products beat the tiles, which would pack B for a few rows.
+constexpr int64_t kDotRows = 16, kDotColumns = 4;
+// A that is stored by columns is packed this many panels at a time: 3.5 KB of each column, a page.
+constexpr int64_t kColumnPanels = 64;
+
+// Sums go back to C after k_block steps; the blocks are as equal as they can be.
+template <class T>
+int64_t k_blocks(int64_t k) {
+  return std::max<int64_t>(1, ceil_div(k, of_type<T>(gemm_kernels()).tile.k_block));
+}
 
 // Decided from the whole problem alone, so that a part of it is computed the same way.
 struct Plan {
@@ -33,10 +44,10 @@ struct Plan {
 template <class T>
 Plan make_plan(const GemmParams<T>& g, const GemmTile& tile) {
   Plan plan;
-  plan.k_blocks = std::max<int64_t>(1, ceil_div(g.k, tile.k_block));
-  plan.dot = !g.packed_a && g.a_col == 1 && g.b_row == 1 && (g.m <= 16 || g.n <= 4);
-  plan.pack_b = g.b_col != 1 || g.m > 4 * tile.mr;
-  plan.pack_a = !g.packed_a && g.n > 4 * tile.nr && ((g.a_col != 1 && g.a_row != 1) || g.k > 1024);
+  plan.k_blocks = k_blocks<T>(g.k);
+  plan.dot = !g.packed_a && g.a_col == 1 && g.b_row == 1 && (g.m <= kDotRows || g.n <= kDotColumns);
+  plan.pack_b = g.b_col != 1 || g.m > 10 * tile.mr;  // measured: in place, B costs a page per step
+  plan.pack_a = !g.packed_a && g.a_col != 1 && g.n > 4 * tile.nr;
   return plan;
 }
 
@@ -72,33 +83,22 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
 
   const int64_t rows = i1 - i0;
   const int64_t k_max = ceil_div(g.k, plan.k_blocks);
-  const int64_t panels = ceil_div(rows, tile.mr);
-  const int64_t lines =
-      std::max<int64_t>(1, kBlockBytes / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(1, k_max));
-  const int64_t row_blocks = g.packed_a ? 1 : ceil_div(panels, std::max<int64_t>(1, lines / tile.mr));
-  const int64_t n_block = std::max<int64_t>(1, lines / tile.nr) * tile.nr;
-  Scratch<T> a_pack(plan.pack_a ? rows * k_max : 0);
+  const int64_t n_block =
+      std::max<int64_t>(1, kBlockBytes / (std::max<int64_t>(1, k_max) * tile.nr * int64_t{sizeof(T)})) *
+      tile.nr;
+  block.a_room = g.a_row == 1 ? kColumnPanels : 1;
+  Scratch<T> a_pack(plan.pack_a ? std::min(rows, block.a_room * tile.mr) * k_max : 0);
   Scratch<T> b_pack(plan.pack_b ? std::min(n_block, j1 - j0) * k_max : 0);
-
+  block.panels = ceil_div(rows, tile.mr);
+  block.a_packed = g.packed_a != nullptr;
+  block.a_pack = plan.pack_a ? a_pack.data() : nullptr;
+  block.b_pack = plan.pack_b ? b_pack.data() : nullptr;
   for (int64_t kb = 0; kb < plan.k_blocks; ++kb) {
     const int64_t p = g.k * kb / plan.k_blocks, k = g.k * (kb + 1) / plan.k_blocks - p;
+    if (g.packed_a) block.a_pack = const_cast<T*>(g.packed_a) + p * g.m;
     for (int64_t j = j0; j < j1; j += n_block) {
-      for (int64_t rb = 0; rb < row_blocks; ++rb) {
-        const int64_t first = panels * rb / row_blocks, last = panels * (rb + 1) / row_blocks;
-        const int64_t i = rows * first / panels, end = rows * last / panels;
-        place(i0 + i, end - i, j, std::min(n_block, j1 - j), p, k);
-        block.panels = last - first;
-        if (g.packed_a) {
-          block.a_pack = const_cast<T*>(g.packed_a) + p * g.m;
-          block.a_packed = true;
-        } else if (plan.pack_a) {
-          block.a_pack = a_pack.data() + i * k;
-          block.a_packed = j > j0;
-        }
-        block.b_pack = plan.pack_b ? b_pack.data() : nullptr;
-        block.b_packed = rb > 0;
-        kernels.block(block);
-      }
+      place(i0, rows, j, std::min(n_block, j1 - j), p, k);
+      kernels.block(block);
     }
   }
 }
@@ -118,7 +118,7 @@ void threaded(const GemmParams<T>& g) {
       std::min<int64_t>(thread_limit(), ceil_div(g.m * g.n * std::max<int64_t>(1, g.k), kThreadWork));
   // The grid of threads: the one whose largest part takes the fewest tiles, then the squarest.
   const int64_t unit = plan.dot ? tile.vec : tile.nr;
-  const int64_t row_panels = ceil_div(g.m, tile.mr), col_panels = ceil_div(g.n, unit);
+  const int64_t col_panels = ceil_div(g.n, unit);
   int64_t grid_m = 1, grid_n = 1, best = INT64_MAX;
   for (int64_t tm = 1; tm <= threads; ++tm) {
     if (tm > 1 && g.packed_a) break;
@@ -132,7 +132,6 @@ void threaded(const GemmParams<T>& g) {
     }
   }
   grid_m = std::min(grid_m, g.m);
-  (void)row_panels;
   parallel_for(grid_m * grid_n, 1, [&](int64_t begin, int64_t end) {
     for (int64_t part = begin; part < end; ++part) {
       const int64_t pm = part / grid_n, pn = part % grid_n;
@@ -146,15 +145,16 @@ void threaded(const GemmParams<T>& g) {
 template <class T>
 void pack(const GemmParams<T>& g, T* packed) {
   const auto& kernels = of_type<T>(gemm_kernels());
-  const int64_t k_blocks = std::max<int64_t>(1, ceil_div(g.k, kernels.tile.k_block));
+  const int64_t blocks = k_blocks<T>(g.k);
   GemmBlock<T> block;
+  if (g.m <= 0) return;
   block.m = g.m;
   block.panels = ceil_div(g.m, kernels.tile.mr);
   block.a_row = g.a_row;
   block.a_col = g.a_col;
-  for (int64_t kb = 0; kb < k_blocks; ++kb) {
-    const int64_t p = g.k * kb / k_blocks;
-    block.k = g.k * (kb + 1) / k_blocks - p;
+  for (int64_t kb = 0; kb < blocks; ++kb) {
+    const int64_t p = g.k * kb / blocks;
+    block.k = g.k * (kb + 1) / blocks - p;
     block.a = g.a + p * g.a_col;
     block.a_pack = packed + p * g.m;
     kernels.pack_a(block);

@@ -64,7 +64,9 @@ def training_of(case: Case, module: torch.nn.Module, inputs: list[torch.Tensor])
     x.requires_grad_(case.family != "network")
     wanted = [t for t in (x, *module.parameters()) if t.requires_grad]
     y = module(x, *inputs[1:], **case.call).detach()
-    dy = torch.empty_like(y).copy_(compare.incoming_gradient(y))  # in y's memory format, as the next layer gives it
+    dy = torch.empty_like(y).copy_(
+        compare.incoming_gradient(y)
+    )  # in y's memory format, as the next layer gives it
 
     def run() -> object:
         y = module(x, *inputs[1:], **case.call)

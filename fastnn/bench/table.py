@@ -41,7 +41,9 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def _line(values: list[str]) -> str:
     first = values[0] if len(values[0]) <= _WIDTHS[0] else values[0][: _WIDTHS[0] - 3] + "..."
-    return " ".join([first.ljust(_WIDTHS[0])] + [v.rjust(w) for v, w in zip(values[1:], _WIDTHS[1:], strict=True)])
+    return " ".join(
+        [first.ljust(_WIDTHS[0])] + [v.rjust(w) for v, w in zip(values[1:], _WIDTHS[1:], strict=True)]
+    )
 
 
 def head() -> str:
@@ -81,7 +83,9 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def summary_text(summary: list[dict[str, Any]]) -> str:
     """One line per family and pass."""
-    lines = [f"{'family':12} {'pass':8} {'cases':>5} {'ratio':>7} {'cl':>7} {'limit':>6} {'losses':>6}  worst"]
+    lines = [
+        f"{'family':12} {'pass':8} {'cases':>5} {'ratio':>7} {'cl':>7} {'limit':>6} {'losses':>6}  worst"
+    ]
     for s in summary:
         failed = f"  {s['failed']} WRONG or ERROR" if s["failed"] else ""
         lines.append(

@@ -98,14 +98,18 @@ def _loss(axis: Any, name: str, found: dict[str, Any]) -> None:
     for side, style in (("torch", "-"), ("fastnn", "--")):
         losses = [loss for epoch in found[side] for loss in epoch["losses"]]
         accuracy = found[side][-1]["accuracy"]
-        axis.plot(losses, style, color=_COLOURS[side], linewidth=1.3, label=f"{side} (accuracy {accuracy:.1%})")
+        axis.plot(
+            losses, style, color=_COLOURS[side], linewidth=1.3, label=f"{side} (accuracy {accuracy:.1%})"
+        )
     axis.set_yscale("log")
     axis.set(title=f"{name}: training loss", xlabel="step", ylabel="cross entropy")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
 
 
-def _bars(axis: Any, title: str, unit: str, values: dict[str, dict[str, dict[str, float]]], key: str, scale: float) -> None:
+def _bars(
+    axis: Any, title: str, unit: str, values: dict[str, dict[str, dict[str, float]]], key: str, scale: float
+) -> None:
     """Bars of both sides beside each other for each model, with their numbers."""
     for i, side in enumerate(_COLOURS):
         heights = [values[name][side][key] * scale for name in values]

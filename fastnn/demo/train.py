@@ -104,7 +104,9 @@ class Trainer:
         memory = self.memory.peak()
         right = self.predict().argmax(1) == self.digits.test_labels
         loss = sum(losses) / len(losses)
-        return Epoch(loss, losses, float(right.float().mean()), seconds, len(losses) * BATCH / seconds, memory)
+        return Epoch(
+            loss, losses, float(right.float().mean()), seconds, len(losses) * BATCH / seconds, memory
+        )
 
     def predict(self) -> torch.Tensor:
         """Outputs for the held-out images in eval mode, N x 10."""

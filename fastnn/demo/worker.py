@@ -47,7 +47,12 @@ def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
 
 
 def _answer(
-    command: str, arguments: list[Any], side: str, digits: Digits, trainers: dict[str, Trainer], connection: Connection
+    command: str,
+    arguments: list[Any],
+    side: str,
+    digits: Digits,
+    trainers: dict[str, Trainer],
+    connection: Connection,
 ) -> Any:
     name = arguments[0]
     if command == "start":  # and warm up on a copy: first calls load libraries and compile kernels
@@ -103,7 +108,9 @@ class Side:
     def __enter__(self) -> Side:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join(5)

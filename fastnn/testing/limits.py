@@ -69,7 +69,9 @@ def measure_peak(seconds: float = 1.0) -> float:
         for size in (1024, 2048):
             a, b = torch.randn(size, size), torch.randn(size, size)
             out = torch.empty(size, size)
-            per_operation = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), seconds / 2) / (2 * size**3)
+            per_operation = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), seconds / 2) / (
+                2 * size**3
+            )
             best = min(best, per_operation)
     return 1.0 / best
 

@@ -28,7 +28,8 @@ constexpr int kRows = 6, kMaxSums = 12;
 #else
 constexpr int kRows = 4, kMaxSums = 8;
 #endif
-constexpr int kCols = 2;  // vectors of columns in a tile of full height
+constexpr int kFarSteps = 48;  // a tile over fewer steps ends before a line of C could arrive
+constexpr int kCols = 2;       // vectors of columns in a tile of full height
 
 template <class T>
 struct TileArgs {
@@ -54,6 +55,14 @@ void tile(const TileArgs<T>& t) {
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
+
+  // C comes from far away: asked for now, it is there when the sums are.
+  if (t.k >= kFarSteps) {
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(t.c + r * t.c_row + v * V::N, 1);
+  }
 
   // Every third row has a pointer, the two after it are one and two strides on: addresses that x86 forms
   // for nothing, where 14 pointers would not fit its registers.
@@ -169,6 +178,35 @@ void pack_panel(const T* src, int64_t lane, int64_t step, int64_t width, int64_t
     for (int64_t p = 0; p < k; ++p) dst[p * width + i] = src[i * lane + p * step];
 }
 
+// Rows of B, cut into panels one after the other: reading along rows touches each page once.
+template <class T>
+void pack_b_rows(const GemmBlock<T>& g, int64_t width) {
+  for (int64_t p = 0; p < g.k; ++p)
+    for (int64_t j = 0; j < g.n; j += width) {
+      const int64_t columns = g.n - j < width ? g.n - j : width;
+      pack_panel(g.b + p * g.b_row + j, 1, 0, columns, 1, g.b_pack + j * g.k + p * columns);
+    }
+}
+
+// Panels [first, last) of A, one after the other, into dst.
+template <class T>
+void pack_panels(const GemmBlock<T>& g, int64_t first, int64_t last, T* dst) {
+  const int64_t begin = g.m * first / g.panels;
+  if (g.a_row != 1) {
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t row = g.m * i / g.panels, rows = g.m * (i + 1) / g.panels - row;
+      pack_panel(g.a + row * g.a_row, g.a_row, g.a_col, rows, g.k, dst + (row - begin) * g.k);
+    }
+    return;
+  }
+  // A by columns: a panel's part of one is shorter than a cache line may be, so they go together.
+  for (int64_t p = 0; p < g.k; ++p)
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t row = g.m * i / g.panels, rows = g.m * (i + 1) / g.panels - row;
+      pack_panel(g.a + row + p * g.a_col, 1, 0, rows, 1, dst + (row - begin) * g.k + p * rows);
+    }
+}
+
 // One tile of C: the columns [j, j + width) of the block, in vectors of 8, 4, 2, 1 and a cut one.
 template <class T>
 FASTNN_INLINE void run_columns(TileArgs<T> t, int rows, int64_t width) {
@@ -195,36 +233,42 @@ void block(const GemmBlock<T>& g) {
   constexpr int kNr = kCols * Vec<T>::N;
   // In place, a low block takes columns as wide as its registers allow.
   const int64_t width = g.b_pack == nullptr && g.panels == 1 ? 8 * Vec<T>::N : kNr;
-  for (int64_t j = 0; j < g.n; j += width) {
-    const int64_t columns = g.n - j < width ? g.n - j : width;
+  const bool pack_by_rows = g.b_pack && g.b_col == 1;
+  if (pack_by_rows) pack_b_rows(g, width);
+  int64_t first_row = 0;  // of a_pack
+  for (int64_t i = 0; i < g.panels; ++i) {
+    const int64_t row = g.m * i / g.panels;
+    const int64_t rows = g.m * (i + 1) / g.panels - row;
     TileArgs<T> t{};
     t.k = g.k;
     t.c_row = g.c_row;
     t.accumulate = g.accumulate;
-    t.bias_col = g.bias_col ? g.bias_col + j : nullptr;
-    t.b = g.b + j * g.b_col;
-    t.b_row = g.b_row;
-    if (g.b_pack) {
-      T* packed = g.b_pack + j * g.k;
-      if (!g.b_packed) pack_panel(t.b, g.b_col, g.b_row, columns, g.k, packed);
-      t.b = packed;
-      t.b_row = columns;
+    t.bias_row = g.bias_row ? g.bias_row + row : nullptr;
+    t.a = g.a + row * g.a_row;
+    t.a_row = g.a_row;
+    t.a_col = g.a_col;
+    if (g.a_pack) {
+      if (!g.a_packed && i % g.a_room == 0) {
+        const int64_t last = i + g.a_room < g.panels ? i + g.a_room : g.panels;
+        pack_panels(g, i, last, g.a_pack);
+        first_row = row;
+      }
+      t.a = g.a_pack + (row - first_row) * g.k;
+      t.a_row = 1;
+      t.a_col = rows;
     }
-    for (int64_t i = 0; i < g.panels; ++i) {
-      const int64_t row = g.m * i / g.panels;
-      const int64_t rows = g.m * (i + 1) / g.panels - row;
-      t.a = g.a + row * g.a_row;
-      t.a_row = g.a_row;
-      t.a_col = g.a_col;
-      if (g.a_pack) {
-        T* packed = g.a_pack + row * g.k;
-        if (!g.a_packed && j == 0) pack_panel(t.a, g.a_row, g.a_col, rows, g.k, packed);
-        t.a = packed;
-        t.a_row = 1;
-        t.a_col = rows;
+    for (int64_t j = 0; j < g.n; j += width) {
+      const int64_t columns = g.n - j < width ? g.n - j : width;
+      t.b = g.b + j * g.b_col;
+      t.b_row = g.b_row;
+      if (g.b_pack) {
+        T* packed = g.b_pack + j * g.k;
+        if (i == 0 && !pack_by_rows) pack_panel(t.b, g.b_col, g.b_row, columns, g.k, packed);
+        t.b = packed;
+        t.b_row = columns;
       }
       t.c = g.c + row * g.c_row + j;
-      t.bias_row = g.bias_row ? g.bias_row + row : nullptr;
+      t.bias_col = g.bias_col ? g.bias_col + j : nullptr;
       run_columns(t, static_cast<int>(rows), columns);
     }
   }
@@ -232,11 +276,7 @@ void block(const GemmBlock<T>& g) {
 
 template <class T>
 void pack_a(const GemmBlock<T>& g) {
-  for (int64_t i = 0; i < g.panels; ++i) {
-    const int64_t row = g.m * i / g.panels;
-    const int64_t rows = g.m * (i + 1) / g.panels - row;
-    pack_panel(g.a + row * g.a_row, g.a_row, g.a_col, rows, g.k, g.a_pack + row * g.k);
-  }
+  pack_panels(g, 0, g.panels, g.a_pack);
 }
 
 // R x NJ elements of C, each the sum over k of products of two contiguous vectors.

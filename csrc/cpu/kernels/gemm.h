@@ -14,13 +14,14 @@ struct GemmBlock {
   int64_t panels = 0;    // panel i is the rows [m * i / panels, m * (i + 1) / panels)
   const T* a = nullptr;  // element (i, p) at a[i * a_row + p * a_col]
   int64_t a_row = 0, a_col = 0;
-  T* a_pack = nullptr;    // [m * k] or null (read A in place): panel by panel, [k][rows of the panel]
-  bool a_packed = false;  // a_pack holds A already; otherwise it is filled as the block runs
+  T* a_pack = nullptr;    // null: read A in place. Else a panel is [k][its rows]:
+  bool a_packed = false;  // all panels, one after the other, are there; otherwise room for a_room
+  int64_t a_room = 1;     // panels that are packed at a time
   const T* b = nullptr;   // element (p, j) at b[p * b_row + j * b_col]
   int64_t b_row = 0, b_col = 0;
-  T* b_pack = nullptr;    // [k * n] or null (read B in place, b_col == 1): [k][columns of the panel]
-  bool b_packed = false;  // as a_packed
-  T* c = nullptr;         // element (i, j) at c[i * c_row + j]
+  T* b_pack =
+      nullptr;     // null: read B in place, b_col == 1. Else [k * n] to be filled, panels of [k][columns]
+  T* c = nullptr;  // element (i, j) at c[i * c_row + j]
   int64_t c_row = 0;
   bool accumulate = false;      // add to C
   const T* bias_row = nullptr;  // [m] or null; not with accumulate

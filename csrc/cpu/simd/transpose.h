@@ -2,7 +2,8 @@
 // the lanes of several registers at once.
 //
 // Both work by stages. The stage of distance D (a power of two) takes registers a and b and swaps the
-// upper D lanes of each pair of D-blocks of a with the lower ones of b: one shuffle per register, on any target.
+// upper D lanes of each pair of D-blocks of a with the lower ones of b: one shuffle per register, on any
+// target.
 #pragma once
 #include "cpu/simd/vec.h"
 
