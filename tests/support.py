@@ -19,9 +19,13 @@ def case(layer, shape, *args, train=True, call=None, dtypes=FLOATS + HALVES, lay
     return Case("extra", layer, args, kwargs, tuple(shape), dtypes, layouts, train, call=call or {})
 
 
+# In place these overwrite what their gradient needs: torch's op, which keeps a copy, may run.
+OVERWRITES = ("SiLU", "Mish", "Hardswish", "Hardsigmoid", "Threshold", "GELU")
+
+
 def has_kernels(case, dtype, layout):
     """Whether strict mode must not complain: composed layers, empty inputs and odd strides may use torch's op."""
-    composed = case.layer.startswith(("LPPool", "MaxUnpool"))
+    composed = case.layer.startswith(("LPPool", "MaxUnpool")) or (case.inplace and case.layer in OVERWRITES)
     return (
         not composed and 0 not in case.shape and dtype in FLOATS and layout in ("contiguous", "channels_last")
     )
