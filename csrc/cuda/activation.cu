@@ -13,11 +13,12 @@ struct Forward {
   __device__ __forceinline__ C operator()(C x) const { return Activation::forward(x, a, b); }
 };
 
-template <class Activation, class C>
+template <class Activation, class T>
 struct Backward {
+  using C = Compute<T>;
   C a, b;
   __device__ __forceinline__ C operator()(C dy, C saved) const {
-    return Activation::backward(dy, saved, a, b);
+    return activations::derivative<Activation, T>(dy, saved, a, b);
   }
 };
 
@@ -61,6 +62,7 @@ void activation_backward(const ActivationBackwardParams& p, cudaStream_t stream)
     visit(p.dtype, [&](auto element) {
       using T = decltype(element);
       using C = Compute<T>;
+<<<<<<< HEAD
       using Activation = decltype(activation);
       const T *dy = static_cast<const T*>(p.dy), *saved = static_cast<const T*>(p.saved);
       T* dx = static_cast<T*>(p.dx);
@@ -70,6 +72,11 @@ void activation_backward(const ActivationBackwardParams& p, cudaStream_t stream)
       } else {
         elementwise(p.n, dx, Backward<Activation, C>{a, b}, stream, dy, saved);
       }
+=======
+      const Backward<decltype(activation), T> f{static_cast<C>(p.a), static_cast<C>(p.b)};
+      elementwise(p.n, static_cast<T*>(p.dx), f, stream, static_cast<const T*>(p.dy),
+                  static_cast<const T*>(p.saved));
+>>>>>>> main
     });
   });
 }

@@ -240,12 +240,12 @@ def rrelu(
 ) -> Tensor:
     """A leaky relu, its slope random while training; see :func:`torch.nn.functional.rrelu`. Any shape.
 
-    The random slopes are torch's own, so that a seed gives the same numbers.
+    The random slopes are torch's own, so that a seed gives the same numbers. As torch's, the output is contiguous.
     """
     if not is_scripting():
         if not training and lower <= upper and not has_torch_function_unary(input):
             slope = (lower + upper) / 2
-            return overwrite("leaky_relu", input, slope) if inplace else door().leaky_relu(input, slope)
+            return overwrite("leaky_relu", input, slope) if inplace else door().leaky_relu(input.contiguous(), slope)
     return F.rrelu(input, lower, upper, training, inplace)
 
 

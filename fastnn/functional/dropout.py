@@ -1,8 +1,8 @@
 """The dropout family with the signatures of ``torch.nn.functional``.
 
-Masks follow from torch's CPU generator, so ``torch.manual_seed`` rules them, but for the same seed they are not the masks
-of torch's own op: the generator only gives the start of a stream from which each element's decision follows by its
-position. No mask is kept for backward.
+Masks follow from torch's CPU generator, so ``torch.manual_seed`` rules them, but for the same seed they are not the
+masks of torch's own op: the generator only gives the start of a stream, from which each element's decision follows by
+its position. No mask is kept for backward.
 """
 
 import torch.nn.functional as F

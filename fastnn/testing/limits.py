@@ -71,13 +71,12 @@ def measure_peak(seconds: float = 1.0) -> float:
             a, b = torch.randn(size, size), torch.randn(size, size)
             out = torch.empty(size, size)
             product = functools.partial(torch.mm, a, b, out=out)
-            per_operation = _best(product, seconds / 2) / (2 * size**3)
-            best = min(best, per_operation)
+            best = min(best, _best(product, seconds / 2) / (2 * size**3))
     return 1.0 / best
 
 
 def measure_bandwidth(size: int, seconds: float = 0.15) -> float:
-    """Bytes per second, read plus written, of the faster of copy and triad on retained arrays of `size` bytes in all."""
+    """Bytes per second, read plus written, of the faster of copy and triad; all arrays together `size` bytes."""
     n = size // 12
     x, y, z = (torch.ones(n) for _ in range(3))
     half = size // 8
