@@ -245,7 +245,11 @@ def rrelu(
     if not is_scripting():
         if not training and lower <= upper and not has_torch_function_unary(input):
             slope = (lower + upper) / 2
-            return overwrite("leaky_relu", input, slope) if inplace else door().leaky_relu(input.contiguous(), slope)
+            return (
+                overwrite("leaky_relu", input, slope)
+                if inplace
+                else door().leaky_relu(input.contiguous(), slope)
+            )
     return F.rrelu(input, lower, upper, training, inplace)
 
 
