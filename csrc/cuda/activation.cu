@@ -28,7 +28,7 @@ struct BackwardOfSum {
   const T* dy;
   Compute<T> a, b;
   __device__ __forceinline__ Compute<T> operator()(Compute<T> saved) const {
-    return Activation::backward(load(*dy), saved, a, b);
+    return activations::derivative<Activation, T>(load(*dy), saved, a, b);
   }
 };
 
@@ -62,7 +62,6 @@ void activation_backward(const ActivationBackwardParams& p, cudaStream_t stream)
     visit(p.dtype, [&](auto element) {
       using T = decltype(element);
       using C = Compute<T>;
-<<<<<<< HEAD
       using Activation = decltype(activation);
       const T *dy = static_cast<const T*>(p.dy), *saved = static_cast<const T*>(p.saved);
       T* dx = static_cast<T*>(p.dx);
@@ -70,13 +69,8 @@ void activation_backward(const ActivationBackwardParams& p, cudaStream_t stream)
       if (p.dy_broadcast) {
         elementwise(p.n, dx, BackwardOfSum<Activation, T>{dy, a, b}, stream, saved);
       } else {
-        elementwise(p.n, dx, Backward<Activation, C>{a, b}, stream, dy, saved);
+        elementwise(p.n, dx, Backward<Activation, T>{a, b}, stream, dy, saved);
       }
-=======
-      const Backward<decltype(activation), T> f{static_cast<C>(p.a), static_cast<C>(p.b)};
-      elementwise(p.n, static_cast<T*>(p.dx), f, stream, static_cast<const T*>(p.dy),
-                  static_cast<const T*>(p.saved));
->>>>>>> main
     });
   });
 }
