@@ -20,13 +20,18 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
       -Wno-uninitialized -Wno-maybe-uninitialized)
 endif()
 
+# Objects compiled for one instruction set.
+# -Wno-psabi, -Wno-ignored-attributes: gcc's notes on passing registers between functions that are inlined anyway.
+function(add_kernels target isa)
+  add_library(${target} OBJECT ${ARGN})
+  target_link_libraries(${target} PRIVATE fastnn_flags)
+  target_compile_options(${target} PRIVATE ${isa_${isa}_flags} -Wno-psabi -Wno-ignored-attributes -Wno-unused-function)
+  target_compile_definitions(${target} PRIVATE FASTNN_ISA=${isa})
+endfunction()
+
 set(isa_objects "")
 foreach(isa IN LISTS isas)
-  add_library(fastnn_${isa} OBJECT ${kernel_sources})
-  target_link_libraries(fastnn_${isa} PRIVATE fastnn_flags)
-  # -Wno-psabi, -Wno-ignored-attributes: gcc's notes on passing registers between functions that are inlined anyway.
-  target_compile_options(fastnn_${isa} PRIVATE ${isa_${isa}_flags} -Wno-psabi -Wno-ignored-attributes -Wno-unused-function)
-  target_compile_definitions(fastnn_${isa} PRIVATE FASTNN_ISA=${isa})
+  add_kernels(fastnn_${isa} ${isa} ${kernel_sources})
   list(APPEND isa_objects $<TARGET_OBJECTS:fastnn_${isa}>)
 endforeach()
 

@@ -5,9 +5,7 @@ subclasses of torch's classes, with the same arguments and the same ``state_dict
 ``fastnn.accelerate(model)`` swaps the layers of a model that exists, ``fastnn.explain(model, x)`` tells what ran.
 """
 
-import importlib.util as _importlib_util
 import os as _os
-import sys as _sys
 
 # torch first: it brings the one OpenMP runtime of the process, which fastnn's kernels share.
 import torch as _torch

@@ -12,7 +12,7 @@ from fastnn.modules._base import Native, set_class
 
 def _twins() -> dict[type[nn.Module], type[nn.Module]]:
     """torch's class -> fastnn's class, for every layer with kernels of fastnn's own."""
-    found = {}
+    found: dict[type[nn.Module], type[nn.Module]] = {}
     for name, ours in vars(fastnn.modules).items():
         if isinstance(ours, type) and issubclass(ours, Native) and ours is not Native:
             found[getattr(nn, name)] = ours

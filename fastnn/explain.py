@@ -44,18 +44,21 @@ class Explanation:
 
     def __str__(self) -> str:
         head = ("layer", "class", "ran on", "calls")
-        table = [head] + [
-            (row.name or "(model)", row.layer, ("fastnn: " if row.native else "torch: ") + row.detail, str(row.calls))
-            for row in self.rows
-        ]
+        table = [head]
+        for row in self.rows:
+            ran_on = f"{'fastnn' if row.native else 'torch'}: {row.detail}"
+            table.append((row.name or "(model)", row.layer, ran_on, str(row.calls)))
         widths = [max(len(line[i]) for line in table) for i in range(len(head))]
-        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in table)
+        return "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in table
+        )
 
 
 def _summarise(name: str, module: nn.Module, calls: list[list[tuple[str, str, str]]]) -> Row:
     records = [record for call in calls for record in call]
     reasons = list(dict.fromkeys(f"{op}: {reason}" for op, _, reason in records if reason))
-    ops = list(dict.fromkeys(f"{op} ({algorithm})" if algorithm else op for op, algorithm, reason in records if not reason))
+    native = [(op, algorithm) for op, algorithm, reason in records if not reason]
+    ops = list(dict.fromkeys(f"{op} ({algorithm})" if algorithm else op for op, algorithm in native))
     if not calls:
         detail = "never called (its parent bypasses it)"
     elif reasons:

@@ -34,11 +34,17 @@ def torch_of(python: Path) -> str | None:
 
 
 def check_machine() -> None:
-    if sys.version_info < (3, 10):
-        stop(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}: name another, e.g. `make PYTHON=python3.12`.")
+    if sys.version_info < (3, 10):  # noqa: UP036
+        version = sys.version.split()[0]
+        stop(
+            f"Python 3.10 or newer is needed, this is {version}: name another, e.g. `make PYTHON=python3.12`."
+        )
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        stop(f"no C++ compiler ({compiler}): install g++ 11 or newer (Debian, Ubuntu: apt-get install g++) or name one in CXX.")
+        stop(
+            f"no C++ compiler ({compiler}): install g++ 11 or newer (Debian, Ubuntu: apt-get install g++) "
+            "or name one in CXX."
+        )
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         stop("Python's C headers are missing: install them (Debian, Ubuntu: apt-get install python3-dev).")
 
@@ -58,7 +64,9 @@ def install(python: Path, folder: Path, requirements: list[str]) -> None:
     print(f"fastnn: installing {len(requirements)} pinned packages into {folder} (once; minutes)", flush=True)
     done = subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", listing], check=False)
     if done.returncode != 0:
-        stop("pip could not install what requirements.txt asks for (see above): is a package registry reachable?")
+        stop(
+            "pip could not install what requirements.txt asks for (see above): is a package registry reachable?"
+        )
 
 
 def main() -> None:
@@ -72,7 +80,9 @@ def main() -> None:
     check_machine()
     if not python.exists():
         create(folder)
-    lines = [re.sub(r"\s*#.*", "", line).strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    lines = [
+        re.sub(r"\s*#.*", "", line).strip() for line in (ROOT / "requirements.txt").read_text().splitlines()
+    ]
     requirements = [line for line in lines if line and not line.startswith("torch==")]
     pinned = [options.torch] if options.torch else [line for line in lines if line.startswith("torch==")]
 

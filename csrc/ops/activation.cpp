@@ -2,8 +2,11 @@
 //
 // This file is the live template of an op family:
 //   schema -> kernels for CPU and Meta -> autograd -> front ops -> Python bindings.
+// Each step is written once for all rows of FASTNN_ACTIVATIONS; activation_aten.cpp has torch's own formulas.
 #include "fastnn/activation.h"
 
+#include "fastnn/activation_table.h"
+#include "ops/activation_aten.h"
 #include "ops/front.h"
 
 namespace fastnn::ops {
@@ -11,11 +14,16 @@ namespace {
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
+int checked(int64_t kind) {
+  TORCH_CHECK(kind >= 0 && kind < ActivationKind::kCount, "fastnn: no activation has number ", kind);
+  return static_cast<int>(kind);
+}
+
 // y = f(x). x: any shape and strides; y: the strides that torch's own element-wise ops would give.
 Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
   Tensor y = at::empty_like(x);
   const Tensor dense = with_layout_of(x, y);
-  cpu::activation_forward({.kind = static_cast<int>(kind),
+  cpu::activation_forward({.kind = checked(kind),
                            .dtype = dtype_of(x),
                            .n = x.numel(),
                            .x = dense.const_data_ptr(),
@@ -28,11 +36,13 @@ Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
 // dx = dy * f'(x), from `saved`, which is x or y as the table says.
 Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   Tensor dx = at::empty_like(saved);
-  const Tensor dense_dy = with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
-  cpu::activation_backward({.kind = static_cast<int>(kind),
+  const bool broadcast = is_broadcast_number(dy);
+  const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
+  cpu::activation_backward({.kind = checked(kind),
                             .dtype = dtype_of(saved),
                             .n = saved.numel(),
                             .dy = dense_dy.const_data_ptr(),
+                            .dy_broadcast = broadcast,
                             .saved = dense_saved.const_data_ptr(),
                             .dx = dx.data_ptr(),
                             .a = a,
@@ -40,7 +50,9 @@ Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t ki
   return dx;
 }
 
-Tensor activation_meta(const Tensor& x, int64_t, double, double) { return at::empty_like(x); }
+Tensor activation_meta(const Tensor& x, int64_t, double, double) {
+  return at::empty_like(x);
+}
 Tensor activation_backward_meta(const Tensor&, const Tensor& saved, int64_t, double, double) {
   return at::empty_like(saved);
 }
@@ -58,12 +70,30 @@ Tensor activation_backward(const Tensor& dy, const Tensor& saved, int64_t kind, 
   return op.call(dy, saved, kind, a, b);
 }
 
+void run_in_place(const Tensor& x, int64_t kind, double a, double b) {
+  cpu::activation_forward({.kind = checked(kind),
+                           .dtype = dtype_of(x),
+                           .n = x.numel(),
+                           .x = x.const_data_ptr(),
+                           .y = x.data_ptr(),
+                           .a = a,
+                           .b = b});
+}
+
 struct ActivationFunction : torch::autograd::Function<ActivationFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, int64_t kind, double a,
-                        double b) {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, Tensor x, int64_t kind, double a, double b,
+                        bool in_place) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    Tensor y = activation(x, kind, a, b);
-    ctx->save_for_backward({y});
+    const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(x));
+    Tensor y = x, saved = x;
+    if (in_place) {
+      if (!saves_y) saved = x.clone();
+      run_in_place(x, kind, a, b);
+      ctx->mark_dirty({x});
+    } else {
+      y = activation(x, kind, a, b);
+    }
+    ctx->save_for_backward({saves_y ? y : saved});
     ctx->saved_data["kind"] = kind;
     ctx->saved_data["a"] = a;
     ctx->saved_data["b"] = b;
@@ -73,23 +103,28 @@ struct ActivationFunction : torch::autograd::Function<ActivationFunction> {
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
                                                  const torch::autograd::variable_list& dy) {
     const auto saved = ctx->get_saved_variables();
-    if (!dy[0].defined()) return {Tensor(), Tensor(), Tensor(), Tensor()};
-    Tensor dx = activation_backward(dy[0], saved[0], ctx->saved_data["kind"].toInt(),
-                                    ctx->saved_data["a"].toDouble(), ctx->saved_data["b"].toDouble());
-    return {dx, Tensor(), Tensor(), Tensor()};
+    Tensor dx;
+    if (dy[0].defined()) {
+      dx = activation_backward(dy[0], saved[0], ctx->saved_data["kind"].toInt(),
+                               ctx->saved_data["a"].toDouble(), ctx->saved_data["b"].toDouble());
+    }
+    return {dx, Tensor(), Tensor(), Tensor(), Tensor()};
   }
 };
 
 Tensor activation_autograd(const Tensor& x, int64_t kind, double a, double b) {
-  if (at::GradMode::is_enabled() && x.requires_grad()) return ActivationFunction::apply(x, kind, a, b);
+  if (at::GradMode::is_enabled() && x.requires_grad())
+    return ActivationFunction::apply(x, kind, a, b, /*in_place=*/false);
   at::AutoDispatchBelowADInplaceOrView guard;
   return activation(x, kind, a, b);
 }
 
-// Under create_graph the backward itself is differentiated: torch's own backward formula, which is.
+// Under create_graph the backward itself is differentiated: torch's own formula, which is made of ops that
+// can be.
 Tensor activation_backward_autograd(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   if (at::GradMode::is_enabled() && (dy.requires_grad() || saved.requires_grad())) {
-    return at::threshold_backward(dy, saved, 0);
+    const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(saved));
+    return activation_aten(checked(kind)).backward(dy, saved, saves_y, a, b);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return activation_backward(dy, saved, kind, a, b);
@@ -115,23 +150,103 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 // --- front ops -------------------------------------------------------------------------------------------
 
-const Op relu_op("relu", "_activation", kFloating);
+// By position in FASTNN_ACTIVATIONS. torch's autocast computes softplus in float32 on CUDA.
+const Op activation_ops[] = {
+#define FASTNN_OP(name, Struct) \
+  {#name, "_activation", kFloating, /*autocast=*/ActivationKind::k##Struct == ActivationKind::kSoftplus},
+    FASTNN_ACTIVATIONS(FASTNN_OP)
+#undef FASTNN_OP
+};
 
-Tensor relu(const Tensor& input) {
+const char* why_not_activation(int kind, const Tensor& x, double a, double b) {
+  if (const char* reason = why_not(activation_ops[kind], x)) return reason;
+  return kActivationInfo[kind].supports(a, b) ? nullptr : "no kernel for this parameter";
+}
+
+Tensor out_of_place(int kind, const Tensor& input, double a, double b) {
+  // torch's log_sigmoid is contiguous whatever the input.
+  const Tensor x = kind == ActivationKind::kLogsigmoid ? input.contiguous() : input;
   return front(
-      relu_op, why_not(relu_op, input), [&] { return activation(input, 0, 0, 0); },
-      [&] { return at::relu(input); });
+      activation_ops[kind], why_not_activation(kind, x, a, b), [&] { return activation(x, kind, a, b); },
+      [&] { return activation_aten(kind).forward(x, a, b); });
+}
+
+// Beyond why_not_activation(): what overwriting x rules out.
+const char* why_not_in_place(int kind, const Tensor& x, double a, double b) {
+  if (const char* reason = why_not_activation(kind, x, a, b)) return reason;
+  if (!x.is_cpu()) return "in place: on the CPU only";
+  if (!x.is_non_overlapping_and_dense()) return "in place: the tensor has gaps or overlaps";
+  if (!at::GradMode::is_enabled()) return nullptr;
+  return (x.requires_grad() && x.is_leaf()) || x.is_view() ? "in place: on a leaf or a view" : nullptr;
+}
+
+Tensor in_place(int kind, Tensor x, double a, double b) {
+  const auto native = [&] {
+    if (at::GradMode::is_enabled() && x.requires_grad())
+      return ActivationFunction::apply(x, kind, a, b, true);
+    run_in_place(x, kind, a, b);
+    if (!x.is_inference()) x.unsafeGetTensorImpl()->bump_version();
+    return x;
+  };
+  const auto torch = [&] {
+    // torch's threshold_ alone takes overlapping tensors.
+    if (kind == ActivationKind::kThreshold) return at::threshold_(x, a, b);
+    // The graph may need what is overwritten.
+    const bool keep = at::GradMode::is_enabled() && x.requires_grad();
+    return x.copy_(activation_aten(kind).forward(keep ? x.clone() : x, a, b));
+  };
+  return front(activation_ops[kind], why_not_in_place(kind, x, a, b), native, torch);
+}
+
+// The front ops as C++ functions with as many parameters as the activation has.
+template <int kind, bool inplace>
+struct Front {
+  static Tensor call(const Tensor& input, double a, double b) {
+    return inplace ? in_place(kind, input, a, b) : out_of_place(kind, input, a, b);
+  }
+  static Tensor call0(const Tensor& input) { return call(input, 0, 0); }
+  static Tensor call1(const Tensor& input, double a) { return call(input, a, 0); }
+  static constexpr auto function() {
+    constexpr auto& info = kActivationInfo[kind];
+    if constexpr (info.b.name != nullptr) {
+      return &call;
+    } else if constexpr (info.a.name != nullptr) {
+      return &call1;
+    } else {
+      return &call0;
+    }
+  }
+};
+
+std::string schema(const ActivationInfo& info) {
+  std::string text = std::string(info.name) + "(Tensor input";
+  for (const auto& p : {info.a, info.b}) {
+    if (p.name) text += std::string(", float ") + p.name + "=" + std::to_string(p.value);
+  }
+  return text + ") -> Tensor";
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
   // An implementation in the definition is CompositeImplicitAutograd: compilers decompose it.
-  m.def("relu(Tensor input) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.impl("relu", c10::DispatchKey::CompositeImplicitAutograd, relu);
+#define FASTNN_DEFINE(name, Struct)                                                                \
+  m.def(schema(kActivationInfo[ActivationKind::k##Struct]).c_str(), {at::Tag::pt2_compliant_tag}); \
+  m.impl(#name, c10::DispatchKey::CompositeImplicitAutograd,                                       \
+         Front<ActivationKind::k##Struct, false>::function());
+  FASTNN_ACTIVATIONS(FASTNN_DEFINE)
+#undef FASTNN_DEFINE
 }
-TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) { m.impl("relu", relu); }
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+#define FASTNN_IMPLEMENT(name, Struct) m.impl(#name, Front<ActivationKind::k##Struct, false>::function());
+  FASTNN_ACTIVATIONS(FASTNN_IMPLEMENT)
+#undef FASTNN_IMPLEMENT
+}
 
 FASTNN_BIND(activation, m) {
-  m.def("relu", torch::wrap_pybind_function_no_gil(relu), pybind11::arg("input"));
+#define FASTNN_FUNCTION(name, Struct)                                                                    \
+  m.def(#name, torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, false>::function())); \
+  m.def(#name "_", torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, true>::function()));
+  FASTNN_ACTIVATIONS(FASTNN_FUNCTION)
+#undef FASTNN_FUNCTION
 }
 
 }  // namespace

@@ -1,11 +1,10 @@
-// Table of activation kernels: one entry per instruction set.
+// Inner loops of the element-wise activations, [begin, end) of the flattened tensors.
 #pragma once
 #include "cpu/capability.h"
 #include "fastnn/activation.h"
 
 namespace fastnn::cpu {
 
-// Elements [begin, end) of the whole.
 struct ActivationKernels {
   void (*forward)(const ActivationParams&, int64_t begin, int64_t end);
   void (*backward)(const ActivationBackwardParams&, int64_t begin, int64_t end);

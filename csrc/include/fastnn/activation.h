@@ -1,4 +1,4 @@
-// Element-wise activations, y[i] = f(x[i]): what the kernels need to know. Formulas: activation_table.h.
+// Activations: what the kernels need to know. Formulas of the element-wise ones: activation_table.h.
 #pragma once
 #include <cstdint>
 
@@ -19,15 +19,55 @@ struct ActivationBackwardParams {
   int kind = 0;
   DType dtype = DType::kFloat32;
   int64_t n = 0;
-  const void* dy = nullptr;     // [n]
+  const void* dy = nullptr;     // [n], or [1] with dy_broadcast
+  bool dy_broadcast = false;    // one number for all: the gradient of a sum
   const void* saved = nullptr;  // [n]: x or y, as the table says
   void* dx = nullptr;           // [n], may be dy
   double a = 0, b = 0;
 };
 
+// y = x > 0 ? x : w x, with one weight per channel; a single weight is channels = 1.
+struct PreluParams {
+  DType dtype = DType::kFloat32;
+  int64_t outer = 1, channels = 1, inner = 1;  // channels_last: inner = 1
+  const void* x = nullptr;                     // [outer, channels, inner]
+  const void* w = nullptr;                     // [channels]
+  void* y = nullptr;                           // [outer, channels, inner], may be x
+};
+
+struct PreluBackwardParams {
+  DType dtype = DType::kFloat32;
+  int64_t outer = 1, channels = 1, inner = 1;
+  const void* dy = nullptr;  // [outer, channels, inner]
+  const void* x = nullptr;   // [outer, channels, inner]
+  const void* w = nullptr;   // [channels]
+  void* dx = nullptr;        // [outer, channels, inner], may be dy
+  void* dw = nullptr;        // [channels]; null: not wanted
+};
+
+// y = first half of x times sigmoid(second half).
+struct GluParams {
+  DType dtype = DType::kFloat32;
+  int64_t outer = 1, half = 1;  // half: elements of one half of the split dimension and all inner ones
+  const void* x = nullptr;      // [outer, 2, half]
+  void* y = nullptr;            // [outer, half]
+};
+
+struct GluBackwardParams {
+  DType dtype = DType::kFloat32;
+  int64_t outer = 1, half = 1;
+  const void* dy = nullptr;  // [outer, half]
+  const void* x = nullptr;   // [outer, 2, half]
+  void* dx = nullptr;        // [outer, 2, half]
+};
+
 namespace cpu {
 void activation_forward(const ActivationParams&);
 void activation_backward(const ActivationBackwardParams&);
+void prelu_forward(const PreluParams&);
+void prelu_backward(const PreluBackwardParams&);
+void glu_forward(const GluParams&);
+void glu_backward(const GluBackwardParams&);
 }  // namespace cpu
 
 }  // namespace fastnn

@@ -1,0 +1,60 @@
+// Dropout: hands out ranges of indices that begin at whole batches of the generator.
+#include "fastnn/dropout.h"
+
+#include <algorithm>
+#include <cmath>
+#include <type_traits>
+
+#include "cpu/kernels/dropout.h"
+#include "cpu/parallel.h"
+
+namespace fastnn::cpu {
+namespace {
+
+// Drawing a word costs about as much as two more visits of the element.
+constexpr int64_t kVisits = 3;
+
+template <class T>
+const DropoutOps<T>& ops_of(const DropoutKernels& k) {
+  if constexpr (std::is_same_v<T, double>) {
+    return k.float64;
+  } else if constexpr (std::is_same_v<T, BFloat16>) {
+    return k.bfloat16;
+  } else if constexpr (std::is_same_v<T, Float16>) {
+    return k.float16;
+  } else {
+    return k.float32;
+  }
+}
+
+template <class T>
+void run(const DropoutParams& p) {
+  using A = Compute<T>;
+  const DropoutOps<T>& ops = ops_of<T>(dropout_kernels());
+  const PhiloxStream stream = {p.seed, p.offset};
+  const auto threshold = static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p.p, 32)), 4294967295.0));
+  const A scale = static_cast<A>(p.scale), kept = static_cast<A>(p.kept), dropped = static_cast<A>(p.dropped);
+  const T* x = static_cast<const T*>(p.x);
+  T* y = static_cast<T*>(p.y);
+
+  const int64_t batches = (p.decisions + kDropoutBatch - 1) / kDropoutBatch;
+  const int64_t batch_visits = kVisits * kDropoutBatch * p.length;
+  parallel_for(batches, std::max<int64_t>(1, kGrain / batch_visits), [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kDropoutBatch, last = std::min(end * kDropoutBatch, p.decisions);
+    const int64_t at = first * p.length;
+    if (p.length == 1) {
+      ops.elements(x + at, y + at, first, last - first, stream, threshold, scale, kept, dropped);
+    } else {
+      ops.features(x + at, y + at, first, last - first, p.length, stream, threshold, scale, kept, dropped);
+    }
+  });
+}
+
+}  // namespace
+
+void dropout(const DropoutParams& p) {
+  if (p.decisions == 0 || p.length == 0) return;
+  visit(p.dtype, [&](auto t) { run<decltype(t)>(p); });
+}
+
+}  // namespace fastnn::cpu

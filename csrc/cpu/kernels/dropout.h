@@ -1,0 +1,39 @@
+// The inner loops of dropout.
+#pragma once
+#include <cstdint>
+
+#include "cpu/capability.h"
+#include "fastnn/dtype.h"
+
+namespace fastnn::cpu {
+
+struct PhiloxStream {
+  uint64_t seed, offset;
+};
+
+// Random words per batch of counters; a range of indices that a thread starts must begin at a multiple.
+constexpr int64_t kDropoutBatch = 32;
+
+template <class T>
+struct DropoutOps {
+  using A = Compute<T>;
+  // y[i] of the indices [first, first + n), of x and y that begin at index `first`.
+  void (*elements)(const T* x, T* y, int64_t first, int64_t n, PhiloxStream, uint32_t threshold, A scale,
+                   A kept, A dropped);
+  // The same with one decision for `length` elements.
+  void (*features)(const T* x, T* y, int64_t first, int64_t n, int64_t length, PhiloxStream,
+                   uint32_t threshold, A scale, A kept, A dropped);
+};
+
+struct DropoutKernels {
+  DropoutOps<float> float32;
+  DropoutOps<double> float64;
+  DropoutOps<BFloat16> bfloat16;
+  DropoutOps<Float16> float16;
+  // The generator itself, for tests: n words from this counter on.
+  void (*random)(uint32_t* words, uint64_t counter, int64_t n, PhiloxStream);
+};
+
+}  // namespace fastnn::cpu
+
+FASTNN_DECLARE_KERNELS(DropoutKernels, dropout)

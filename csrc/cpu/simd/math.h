@@ -1,0 +1,187 @@
+// Elementary functions of Vec<float> and Vec<double>.
+//
+// float: error at most 2 units in the last place over the whole range (tests/cpp/test_activation.cpp scans
+// it), right at infinities, NaN, overflow and subnormal results, no tables, no branches. double: the C
+// library, lane by lane.
+//   exp      x = n ln2 + r, polynomial of r, exponent inserted (Cody and Waite; coefficients of Cephes)
+//   expm1    the same with 2^n - 1 added last, so that small x keeps its digits
+//   log      x = 2^e (1 + m), |m| <= 1/3, polynomial of m (N. Juffa's coefficients); log1p the same on 1 + x
+//   tanh     odd polynomial below 1, 1 - 2 / (exp(2x) + 1) above
+//   sigmoid  from exp(-|x|), which cannot overflow
+//   erf      x P(x^2) below 0.93, 1 - exp(Q(|x|)) above (N. Juffa's coefficients)
+#pragma once
+#include "cpu/simd/vec.h"
+
+namespace {  // NOLINT: see vec.h
+
+// Horner's rule: coefficients from the highest power down.
+template <class V>
+FASTNN_INLINE V polynomial(V, V c) {
+  return c;
+}
+template <class V, class... Rest>
+FASTNN_INLINE V polynomial(V x, V c, V next, Rest... rest) {
+  return polynomial(x, fma(c, x, next), V(rest)...);
+}
+
+// 2^n for whole n in [-126, 127].
+FASTNN_INLINE Vec<float> power_of_two(Vec<float> n) {
+  // Adding 1.5 * 2^23 leaves n in the low mantissa bits.
+  const auto bits = (n + Vec<float>(12582912.0f)).bits();
+  return Vec<float>::from_bits((bits << 23) + 0x3f800000);
+}
+
+// x * 2^n, rounded once, for n in [-252, 254].
+FASTNN_INLINE Vec<float> scale(Vec<float> x, Vec<float> n) {
+#if defined(__AVX512F__)
+  return (Vec<float>::Raw)_mm512_scalef_ps((__m512)x.v, (__m512)n.v);
+#else
+  const Vec<float> half = rint(n * Vec<float>(0.5f));
+  return x * power_of_two(half) * power_of_two(n - half);
+#endif
+}
+
+// n = round(x / ln2) and r = x - n ln2, |r| <= ln2 / 2. The first part of ln2 has so few bits that its
+// product with n is exact also without a fused multiply-add.
+FASTNN_INLINE Vec<float> reduce_ln2(Vec<float> x, Vec<float>& n) {
+  using V = Vec<float>;
+  n = rint(x * V(1.44269504088896341f));
+  return fma(n, V(2.12194440e-4f), fma(n, V(-0.693359375f), x));
+}
+
+// exp(r) - 1 - r over r^2, |r| <= ln2 / 2.
+FASTNN_INLINE Vec<float> exp_tail(Vec<float> r) {
+  using V = Vec<float>;
+  return polynomial(r, V(1.9875691500e-4f), V(1.3981999507e-3f), V(8.3334519073e-3f), V(4.1665795894e-2f),
+                    V(1.6666665459e-1f), V(5.0000001201e-1f));
+}
+
+FASTNN_INLINE Vec<float> exp(Vec<float> x) {
+  using V = Vec<float>;
+  V n;
+  // The bounds give 0 and infinity; x as second operand keeps a NaN.
+  const V r = reduce_ln2(min(V(89.0f), max(V(-104.0f), x)), n);
+  return scale(fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f)), n);
+}
+
+FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
+  using V = Vec<float>;
+  V n;
+  const V r = reduce_ln2(min(V(89.0f), max(V(-17.5f), x)), n);
+  const V p = fma(exp_tail(r), r * r, r);
+  // 2^n (1 + p) - 1 as 2 (2^(n-1) p + (2^(n-1) - 1/2)), because 2^128 is no float.
+  const V h = power_of_two(n - V(1.0f));
+  const V y = fma(h, p, h - V(0.5f));
+  return select(abs(x) < V(3e-8f), x, y + y);
+}
+
+// The exponent e with x = 2^e (1 + m), |m| <= 1/3, in the exponent's place: 2/3 is where it steps.
+FASTNN_INLINE Vec<float>::IntRaw exponent_bits(Vec<float> x) {
+  return (x.bits() - 0x3f2aaaab) & static_cast<int32_t>(0xff800000);
+}
+
+FASTNN_INLINE Vec<float> int_to_float(Vec<float>::IntRaw i) {
+  return __builtin_convertvector(i, Vec<float>::Raw);
+}
+
+// e ln2 + log(1 + m), |m| <= 1/3.
+FASTNN_INLINE Vec<float> log_polynomial(Vec<float> m, Vec<float> e) {
+  using V = Vec<float>;
+  const V s = m * m;
+  const V odd = polynomial(s, V(0.140869141f), V(0.139814854f), V(0.200120345f));
+  const V even = polynomial(s, V(-0.130310059f), V(-0.121484190f), V(-0.166846052f), V(-0.249996200f));
+  const V r = fma(fma(fma(odd, m, even), m, V(0.333331972f)), m, V(-0.5f));
+  return fma(e, V(0.693147182f), fma(r, s, m));
+}
+
+FASTNN_INLINE Vec<float> log(Vec<float> x) {
+  using V = Vec<float>;
+  const auto tiny = x < V(1.17549435e-38f);
+  const V u = select(tiny, x * V(8388608.0f), x);
+  const auto e = exponent_bits(u);
+  const V m = V::from_bits(u.bits() - e) - V(1.0f);
+  V y = log_polynomial(m, fma(int_to_float(e), V(1.1920929e-7f), select(tiny, V(-23.0f), V(0.0f))));
+  y = select(x < V(__builtin_inff()), y, x);  // infinity and NaN
+  y = select(x == V(0.0f), V(-__builtin_inff()), y);
+  return select(x < V(0.0f), V(__builtin_nanf("")), y);
+}
+
+FASTNN_INLINE Vec<float> log1p(Vec<float> x) {
+  using V = Vec<float>;
+  const auto e = exponent_bits(x + V(1.0f));
+  // 2^-e (1 + x) - 1 as 2^-e x + (2^-e - 1), which loses no digit of a small x; 2^-e as 4 2^-e / 4, because e
+  // may be 127.
+  const V four = V::from_bits(0x40800000 - e);
+  const V inverse = four * V(0.25f);
+  V y = log_polynomial(fma(x, inverse, inverse - V(1.0f)), int_to_float(e) * V(1.1920929e-7f));
+  y = select(x < V(__builtin_inff()), y, x);
+  y = select(x == V(-1.0f), V(-__builtin_inff()), y);
+  return select(x < V(-1.0f), V(__builtin_nanf("")), y);
+}
+
+// (x - tanh(x)) / x^3 for |x| <= 1 as a polynomial of x^2: error 5e-9 (Remez).
+FASTNN_INLINE Vec<float> tanh_tail(Vec<float> s) {
+  using V = Vec<float>;
+  return polynomial(s, V(-1.4282394e-4f), V(9.2360921e-4f), V(-3.2069536e-3f), V(8.6979510e-3f),
+                    V(-2.1829585e-2f), V(5.3963421e-2f), V(-1.3333311e-1f), V(3.3333333e-1f));
+}
+
+// 1 - tanh(t) = 2 / (exp(2t) + 1) for t >= 0.
+FASTNN_INLINE Vec<float> one_minus_tanh(Vec<float> t) {
+  using V = Vec<float>;
+  return V(2.0f) / (exp(min(V(20.0f), t + t)) + V(1.0f));
+}
+
+FASTNN_INLINE Vec<float> tanh(Vec<float> x) {
+  using V = Vec<float>;
+  const V t = abs(x), s = t * t;
+  return copysign(select(t < V(1.0f), fma(-tanh_tail(s), s * t, t), V(1.0f) - one_minus_tanh(t)), x);
+}
+
+// x - tanh(x) without the cancellation of small x.
+FASTNN_INLINE Vec<float> tanhshrink(Vec<float> x) {
+  using V = Vec<float>;
+  const V t = abs(x), s = t * t;
+  return copysign(select(t < V(1.0f), tanh_tail(s) * s * t, (t - V(1.0f)) + one_minus_tanh(t)), x) +
+         V(0.0f);  // no -0, as of a difference
+}
+
+FASTNN_INLINE Vec<float> erf(Vec<float> x) {
+  using V = Vec<float>;
+  // 1 from 4 on; the bound also keeps the polynomial's powers finite.
+  const V t = min(V(4.0f), abs(x)), s = t * t;
+  const V small = polynomial(s, V(-5.96761703e-4f), V(4.99119423e-3f), V(-2.67681349e-2f), V(1.12819925e-1f),
+                             V(-3.76125336e-1f), V(1.28379166e-1f));
+  const V q =
+      fma(fma(V(-1.72853470e-5f), t, V(3.83197126e-4f)), s, fma(V(-3.88396438e-3f), t, V(2.42546219e-2f)));
+  const V r = polynomial(t, q, V(-1.06777877e-1f), V(-6.34846687e-1f), V(-1.28717512e-1f));
+  const V large = V(1.0f) - exp(fma(r, t, -t));
+  return select(t > V(0.927734375f), copysign(large, x), fma(small, x, x));
+}
+
+#define FASTNN_LANES_OF_DOUBLE(name)                                            \
+  FASTNN_INLINE Vec<double> name(Vec<double> x) {                               \
+    for (int i = 0; i < Vec<double>::N; ++i) x.v[i] = __builtin_##name(x.v[i]); \
+    return x;                                                                   \
+  }
+FASTNN_LANES_OF_DOUBLE(exp)
+FASTNN_LANES_OF_DOUBLE(expm1)
+FASTNN_LANES_OF_DOUBLE(log)
+FASTNN_LANES_OF_DOUBLE(log1p)
+FASTNN_LANES_OF_DOUBLE(tanh)
+FASTNN_LANES_OF_DOUBLE(erf)
+#undef FASTNN_LANES_OF_DOUBLE
+
+FASTNN_INLINE Vec<double> tanhshrink(Vec<double> x) {
+  return x - tanh(x);
+}
+
+// 1 / (1 + exp(-x)); the numerator is exp(x) below 0, so that tiny results keep their digits.
+template <class T>
+FASTNN_INLINE Vec<T> sigmoid(Vec<T> x) {
+  using V = Vec<T>;
+  const V e = exp(-abs(x));
+  return select(x < V(T(0)), e, V(T(1))) / (V(T(1)) + e);
+}
+
+}  // namespace

@@ -1,0 +1,29 @@
+// Dropout, y = keep ? x * scale + kept : x * 0 + dropped: what the kernels need to know. Plain dropout has
+// kept = dropped = 0, alpha dropout moves the dropped elements to the value that keeps mean and variance.
+//
+// The decision of index i is word i % 4 of Philox4x32-10 with counter (i / 4, offset) and key seed; i is
+// dropped when the word is below p * 2^32. So a mask follows from (seed, offset) alone: backward, which
+// is dx = keep ? dy * scale : dy * 0, draws it again instead of keeping it.
+#pragma once
+#include <cstdint>
+
+#include "fastnn/dtype.h"
+
+namespace fastnn {
+
+struct DropoutParams {
+  DType dtype = DType::kFloat32;
+  int64_t decisions = 0;    // how many, each for `length` adjacent elements
+  int64_t length = 1;       // 1, or the size of a feature map
+  const void* x = nullptr;  // [decisions, length]
+  void* y = nullptr;        // [decisions, length], may be x
+  double p = 0;             // probability of being dropped, 0 <= p < 1
+  double scale = 1, kept = 0, dropped = 0;
+  uint64_t seed = 0, offset = 0;
+};
+
+namespace cpu {
+void dropout(const DropoutParams&);
+}  // namespace cpu
+
+}  // namespace fastnn

@@ -1,0 +1,290 @@
+// PReLU and GLU: front ops, private ops, autograd.
+#include <algorithm>
+#include <numeric>
+
+#include "fastnn/activation.h"
+#include "ops/front.h"
+
+namespace fastnn::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// --- PReLU -----------------------------------------------------------------------------------------------
+
+// Where the channels lie in a dense tensor's memory: [outer, channels, inner], whatever the order of
+// dimensions.
+struct ChannelView {
+  int64_t outer = 1, channels = 1, inner = 1;
+};
+ChannelView channel_view(const Tensor& dense, const Tensor& w) {
+  if (w.numel() == 1 || dense.numel() == 0)
+    return {1, w.numel(), dense.numel() / std::max<int64_t>(1, w.numel())};
+  const int64_t inner = dense.stride(1);
+  return {dense.numel() / (w.numel() * inner), w.numel(), inner};
+}
+
+Tensor prelu_cpu(const Tensor& x, const Tensor& w) {
+  Tensor y = at::empty_like(x);
+  const Tensor dense = with_layout_of(x, y), weight = w.contiguous();
+  const ChannelView v = channel_view(y, w);
+  cpu::prelu_forward({.dtype = dtype_of(x),
+                      .outer = v.outer,
+                      .channels = v.channels,
+                      .inner = v.inner,
+                      .x = dense.const_data_ptr(),
+                      .w = weight.const_data_ptr(),
+                      .y = y.data_ptr()});
+  return y;
+}
+
+std::tuple<Tensor, Tensor> prelu_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w) {
+  Tensor dx = at::empty_like(x), dw = at::empty(w.sizes(), w.options());
+  const Tensor dense_dy = with_layout_of(dy, dx), dense_x = with_layout_of(x, dx), weight = w.contiguous();
+  const ChannelView v = channel_view(dx, w);
+  cpu::prelu_backward({.dtype = dtype_of(x),
+                       .outer = v.outer,
+                       .channels = v.channels,
+                       .inner = v.inner,
+                       .dy = dense_dy.const_data_ptr(),
+                       .x = dense_x.const_data_ptr(),
+                       .w = weight.const_data_ptr(),
+                       .dx = dx.data_ptr(),
+                       .dw = dw.data_ptr()});
+  return {dx, dw};
+}
+
+Tensor prelu_meta(const Tensor& x, const Tensor&) {
+  return at::empty_like(x);
+}
+std::tuple<Tensor, Tensor> prelu_backward_meta(const Tensor&, const Tensor& x, const Tensor& w) {
+  return {at::empty_like(x), at::empty_symint(w.sym_sizes(), w.options())};
+}
+
+Tensor call_prelu(const Tensor& x, const Tensor& w) {
+  static const auto op = handle<Tensor(const Tensor&, const Tensor&)>("fastnn::_prelu");
+  return op.call(x, w);
+}
+std::tuple<Tensor, Tensor> call_prelu_backward(const Tensor& dy, const Tensor& x, const Tensor& w) {
+  static const auto op = handle<std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&)>(
+      "fastnn::_prelu_backward");
+  return op.call(dy, x, w);
+}
+
+struct PreluFunction : torch::autograd::Function<PreluFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& w) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({x, w});
+    return call_prelu(x, w);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    const auto saved = ctx->get_saved_variables();
+    if (!dy[0].defined()) return {Tensor(), Tensor()};
+    auto [dx, dw] = call_prelu_backward(dy[0], saved[0], saved[1]);
+    return {dx, dw};
+  }
+};
+
+Tensor prelu_autograd(const Tensor& x, const Tensor& w) {
+  if (at::GradMode::is_enabled() && (x.requires_grad() || w.requires_grad()))
+    return PreluFunction::apply(x, w);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_prelu(x, w);
+}
+
+std::tuple<Tensor, Tensor> prelu_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& w) {
+  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x) || needs_grad(w))) {
+    at::DimVector shape(std::max<int64_t>(x.dim(), 1),
+                        1);  // the weight against x: its channels are dimension 1
+    if (w.numel() != 1) shape[1] = w.numel();
+    const Tensor positive = x > 0, zero = at::zeros_like(dy), weight = w.reshape(shape);
+    const Tensor dx = at::where(positive, dy, dy * weight);
+    return {dx.view_as(x), at::where(positive, zero, dy * x).sum_to_size(shape).reshape(w.sizes())};
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_prelu_backward(dy, x, w);
+}
+
+// --- GLU -------------------------------------------------------------------------------------------------
+
+// The dimensions of t from the widest stride to the narrowest: t.permute() of it is contiguous when t is
+// dense.
+std::vector<int64_t> memory_order(const Tensor& t) {
+  std::vector<int64_t> order(t.dim());
+  std::iota(order.begin(), order.end(), 0);
+  // An expanded tensor has no order of its own.
+  if (std::count(t.strides().begin(), t.strides().end(), 0) > 0) return order;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return t.stride(a) > t.stride(b); });
+  return order;
+}
+
+// t, whose dimension i is number order[i] of the result.
+Tensor unpermute(const Tensor& t, const std::vector<int64_t>& order) {
+  std::vector<int64_t> inverse(order.size());
+  for (size_t i = 0; i < order.size(); ++i) inverse[order[i]] = static_cast<int64_t>(i);
+  return t.permute(inverse);
+}
+
+// x with its dimensions in memory order, and the split one among them.
+struct Halves {
+  Tensor x;
+  int64_t dim, outer, half;
+};
+Halves halves(const Tensor& x, const std::vector<int64_t>& order, int64_t dim) {
+  Tensor dense = x.permute(order).contiguous();
+  const int64_t at = std::find(order.begin(), order.end(), dim) - order.begin();
+  const int64_t outer = c10::multiply_integers(dense.sizes().slice(0, at));
+  return {dense, at, outer, c10::multiply_integers(dense.sizes().slice(at)) / 2};
+}
+
+Tensor glu_cpu(const Tensor& x, int64_t dim) {
+  const auto order = memory_order(x);
+  const Halves h = halves(x, order, dim);
+  at::DimVector shape(h.x.sizes());
+  shape[h.dim] /= 2;
+  const Tensor y = at::empty(shape, x.options());
+  cpu::glu_forward(
+      {.dtype = dtype_of(x), .outer = h.outer, .half = h.half, .x = h.x.const_data_ptr(), .y = y.data_ptr()});
+  return unpermute(y, order);
+}
+
+Tensor glu_backward_cpu(const Tensor& dy, const Tensor& x, int64_t dim) {
+  const auto order = memory_order(x);
+  const Halves h = halves(x, order, dim);
+  const Tensor dense_dy = dy.permute(order).contiguous(), dx = at::empty(h.x.sizes(), x.options());
+  cpu::glu_backward({.dtype = dtype_of(x),
+                     .outer = h.outer,
+                     .half = h.half,
+                     .dy = dense_dy.const_data_ptr(),
+                     .x = h.x.const_data_ptr(),
+                     .dx = dx.data_ptr()});
+  return unpermute(dx, order);
+}
+
+Tensor glu_meta(const Tensor& x, int64_t dim) {
+  // The strides that glu_cpu gives: those of a contiguous tensor in x's order of dimensions.
+  const auto order = memory_order(x);
+  auto shape = x.permute(order).sym_sizes().vec();
+  auto& length = shape[std::find(order.begin(), order.end(), dim) - order.begin()];
+  length = length / 2;
+  return unpermute(at::empty_symint(shape, x.options()), order);
+}
+Tensor glu_backward_meta(const Tensor&, const Tensor& x, int64_t) {
+  const auto order = memory_order(x);
+  return unpermute(at::empty_symint(x.permute(order).sym_sizes(), x.options()), order);
+}
+
+Tensor call_glu(const Tensor& x, int64_t dim) {
+  static const auto op = handle<Tensor(const Tensor&, int64_t)>("fastnn::_glu");
+  return op.call(x, dim);
+}
+Tensor call_glu_backward(const Tensor& dy, const Tensor& x, int64_t dim) {
+  static const auto op = handle<Tensor(const Tensor&, const Tensor&, int64_t)>("fastnn::_glu_backward");
+  return op.call(dy, x, dim);
+}
+
+struct GluFunction : torch::autograd::Function<GluFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t dim) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({x});
+    ctx->saved_data["dim"] = dim;
+    return call_glu(x, dim);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    const auto saved = ctx->get_saved_variables();
+    if (!dy[0].defined()) return {Tensor(), Tensor()};
+    return {call_glu_backward(dy[0], saved[0], ctx->saved_data["dim"].toInt()), Tensor()};
+  }
+};
+
+Tensor glu_autograd(const Tensor& x, int64_t dim) {
+  if (at::GradMode::is_enabled() && x.requires_grad()) return GluFunction::apply(x, dim);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_glu(x, dim);
+}
+
+Tensor glu_backward_autograd(const Tensor& dy, const Tensor& x, int64_t dim) {
+  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x))) {
+    const auto parts = x.chunk(2, dim);
+    const Tensor s = at::sigmoid(parts[1]), du = dy * s;
+    return at::cat({du, du * parts[0] * (1 - s)}, dim);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return call_glu_backward(dy, x, dim);
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def("_prelu(Tensor x, Tensor w) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("_prelu_backward(Tensor dy, Tensor x, Tensor w) -> (Tensor, Tensor)", {at::Tag::pt2_compliant_tag});
+  m.def("_glu(Tensor x, int dim) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("_glu_backward(Tensor dy, Tensor x, int dim) -> Tensor", {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
+  m.impl("_prelu", prelu_cpu);
+  m.impl("_prelu_backward", prelu_backward_cpu);
+  m.impl("_glu", glu_cpu);
+  m.impl("_glu_backward", glu_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
+  m.impl("_prelu", prelu_meta);
+  m.impl("_prelu_backward", prelu_backward_meta);
+  m.impl("_glu", glu_meta);
+  m.impl("_glu_backward", glu_backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
+  m.impl("_prelu", prelu_autograd);
+  m.impl("_prelu_backward", prelu_backward_autograd);
+  m.impl("_glu", glu_autograd);
+  m.impl("_glu_backward", glu_backward_autograd);
+}
+
+// --- front ops -------------------------------------------------------------------------------------------
+
+const Op prelu_op("prelu", "_prelu", kFloating, /*autocast=*/true);
+const Op glu_op("glu", "_glu", kFloating);
+
+const char* why_not_prelu(const Tensor& x, const Tensor& w) {
+  if (const char* reason = why_not(prelu_op, x, w)) return reason;
+  const bool one = w.dim() <= 1 && w.numel() == 1;
+  return one || (w.dim() == 1 && x.dim() >= 2 && x.size(1) == w.numel()) ? nullptr
+                                                                         : "weight does not fit the channels";
+}
+
+Tensor prelu(const Tensor& input, const Tensor& weight) {
+  return front(
+      prelu_op, why_not_prelu(input, weight), [&] { return call_prelu(input, weight); },
+      [&] { return at::prelu(input, weight); });
+}
+
+const char* why_not_glu(const Tensor& x, int64_t dim) {
+  if (const char* reason = why_not(glu_op, x)) return reason;
+  if (dim < -x.dim() || dim >= x.dim()) return "dim is out of range";
+  return x.size(dim) % 2 == 0 ? nullptr : "the dimension has no two halves";
+}
+
+Tensor glu(const Tensor& input, int64_t dim) {
+  return front(
+      glu_op, why_not_glu(input, dim), [&] { return call_glu(input, dim < 0 ? dim + input.dim() : dim); },
+      [&] { return at::glu(input, dim); });
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def("prelu(Tensor input, Tensor weight) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.impl("prelu", c10::DispatchKey::CompositeImplicitAutograd, prelu);
+  m.def("glu(Tensor input, int dim=-1) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.impl("glu", c10::DispatchKey::CompositeImplicitAutograd, glu);
+}
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+  m.impl("prelu", prelu);
+  m.impl("glu", glu);
+}
+
+FASTNN_BIND(activation_channels, m) {
+  m.def("prelu", torch::wrap_pybind_function_no_gil(prelu));
+  m.def("glu", torch::wrap_pybind_function_no_gil(glu));
+}
+
+}  // namespace
+}  // namespace fastnn::ops

@@ -1,0 +1,390 @@
+// Batch normalisation: private ops for batch statistics (which updates the running ones in place) and for
+// running statistics, one backward op for both, autograd, the front op.
+#include "fastnn/batchnorm.h"
+
+#include <ATen/EmptyTensor.h>
+
+#include "ops/front.h"
+
+namespace fastnn::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+using Tensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// --- CPU and Meta kernels of the private ops -----------------------------------------------------------
+
+// Parameters and statistics have this dtype inside the kernels, whatever the module keeps.
+at::ScalarType compute_type(const Tensor& x) {
+  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+Tensor or_undefined(const OptionalTensor& t) {
+  return t.value_or(Tensor());
+}
+
+// A [C] vector as the kernels read it; undefined stays undefined. The test saves two trips through the
+// dispatcher.
+Tensor vector_of(const OptionalTensor& t, at::ScalarType type) {
+  if (!t || !t->defined()) return Tensor();
+  return t->scalar_type() == type && t->is_contiguous() ? *t : t->to(type).contiguous();
+}
+void* data(const Tensor& t) {
+  return t.defined() ? t.data_ptr() : nullptr;
+}
+
+Tensor empty(at::IntArrayRef sizes, at::ScalarType type,
+             at::MemoryFormat format = at::MemoryFormat::Contiguous) {
+  return at::detail::empty_cpu(sizes, type, /*pin_memory=*/false, format);
+}
+
+BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
+  const int64_t N = x.size(0), C = x.size(1), L = N * C == 0 ? 0 : x.numel() / (N * C);
+  // One element per channel: both layouts are the same in memory, and columns are the vectors.
+  return {.N = N, .C = C, .L = L, .channels_last = L == 1 || format != at::MemoryFormat::Contiguous};
+}
+
+// A running statistic during its update: itself, or a copy in the compute type that is written back.
+class Running {
+ public:
+  Running(const OptionalTensor& t, at::ScalarType type) : own_(or_undefined(t)), used_(vector_of(t, type)) {}
+  void write_back() const {
+    if (own_.defined() && !used_.is_same(own_)) own_.copy_(used_);
+  }
+  void* pointer() const { return data(used_); }
+
+ private:
+  Tensor own_, used_;
+};
+
+// y, mean and 1 / sqrt(var + eps) of the batch [C]; the running statistics change in place.
+Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& running_mean, const OptionalTensor& running_var, double momentum,
+                  double eps) {
+  const auto format = x.suggest_memory_format();
+  const auto type = compute_type(x);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
+  Tensor y = empty(x.sizes(), x.scalar_type(), format);
+  Tensor mean = empty({x.size(1)}, type), invstd = empty({x.size(1)}, type);
+  const Running running_m(running_mean, type), running_v(running_var, type);
+  cpu::batchnorm_forward({.dtype = dtype_of(x),
+                          .shape = shape_of(x, format),
+                          .x = dense.const_data_ptr(),
+                          .y = y.data_ptr(),
+                          .weight = data(w),
+                          .bias = data(b),
+                          .running_mean = running_m.pointer(),
+                          .running_var = running_v.pointer(),
+                          .save_mean = mean.data_ptr(),
+                          .save_invstd = invstd.data_ptr(),
+                          .training = true,
+                          .momentum = momentum,
+                          .eps = eps});
+  running_m.write_back();
+  running_v.write_back();
+  return {y, mean, invstd};
+}
+
+Tensor eval_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                const Tensor& running_mean, const Tensor& running_var, double eps) {
+  const auto format = x.suggest_memory_format();
+  const auto type = compute_type(x);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
+  const Tensor mean = vector_of(running_mean, type), var = vector_of(running_var, type);
+  Tensor y = empty(x.sizes(), x.scalar_type(), format);
+  cpu::batchnorm_forward({.dtype = dtype_of(x),
+                          .shape = shape_of(x, format),
+                          .x = dense.const_data_ptr(),
+                          .y = y.data_ptr(),
+                          .weight = data(w),
+                          .bias = data(b),
+                          .running_mean = data(mean),
+                          .running_var = data(var),
+                          .eps = eps});
+  return y;
+}
+
+// Gradients of input, weight and bias; those that `mask` does not ask for are empty tensors. `mean` and
+// `spread` are the batch's mean and invstd, or the running mean and variance when not training.
+Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& weight, const Tensor& mean,
+                     const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
+  const auto format = x.suggest_memory_format();
+  const auto type = compute_type(x);
+  const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format), w = vector_of(weight, type);
+  const Tensor m = vector_of(mean, type), s = vector_of(spread, type);
+  Tensor dx = mask[0] ? empty(x.sizes(), x.scalar_type(), format) : empty({0}, x.scalar_type());
+  Tensor dw = empty({mask[1] ? x.size(1) : 0}, type), db = empty({mask[2] ? x.size(1) : 0}, type);
+  cpu::batchnorm_backward({.dtype = dtype_of(x),
+                           .shape = shape_of(x, format),
+                           .dy = dense_dy.const_data_ptr(),
+                           .x = dense.const_data_ptr(),
+                           .weight = data(w),
+                           .mean = m.const_data_ptr(),
+                           .invstd = training ? s.const_data_ptr() : nullptr,
+                           .var = training ? nullptr : s.const_data_ptr(),
+                           .dx = mask[0] ? dx.data_ptr() : nullptr,
+                           .dweight = mask[1] ? dw.data_ptr() : nullptr,
+                           .dbias = mask[2] ? db.data_ptr() : nullptr,
+                           .training = training,
+                           .eps = eps});
+  const auto parameter_type = weight && weight->defined() ? weight->scalar_type() : type;
+  if (parameter_type == type) return {dx, dw, db};
+  return {dx, dw.to(parameter_type), db.to(parameter_type)};
+}
+
+Tensor like_input(const Tensor& x) {
+  return at::empty_like(x, x.suggest_memory_format());
+}
+
+Tensors train_meta(const Tensor& x, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                   const OptionalTensor&, double, double) {
+  Tensor mean = at::empty_symint({x.sym_size(1)}, x.options().dtype(compute_type(x)));
+  return {like_input(x), mean, at::empty_like(mean)};
+}
+Tensor eval_meta(const Tensor& x, const OptionalTensor&, const OptionalTensor&, const Tensor&, const Tensor&,
+                 double) {
+  return like_input(x);
+}
+Tensors backward_meta(const Tensor&, const Tensor& x, const OptionalTensor& weight, const Tensor&,
+                      const Tensor&, bool, double, std::array<bool, 3> mask) {
+  const auto type = weight && weight->defined() ? weight->scalar_type() : compute_type(x);
+  const auto parameter = [&](bool wanted) {
+    return at::empty_symint({wanted ? x.sym_size(1) : c10::SymInt(0)}, x.options().dtype(type));
+  };
+  return {mask[0] ? like_input(x) : at::empty({0}, x.options()), parameter(mask[1]), parameter(mask[2])};
+}
+
+// --- autograd --------------------------------------------------------------------------------------------
+
+Tensors batch_norm_train(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                         const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                         double momentum, double eps) {
+  static const auto op = handle<decltype(train_cpu)>("fastnn::_batch_norm_train");
+  return op.call(x, weight, bias, running_mean, running_var, momentum, eps);
+}
+
+Tensor batch_norm_eval(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                       const Tensor& running_mean, const Tensor& running_var, double eps) {
+  static const auto op = handle<decltype(eval_cpu)>("fastnn::_batch_norm_eval");
+  return op.call(x, weight, bias, running_mean, running_var, eps);
+}
+
+Tensors batch_norm_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
+                            const Tensor& mean, const Tensor& spread, bool training, double eps,
+                            std::array<bool, 3> mask) {
+  static const auto op = handle<decltype(backward_cpu)>("fastnn::_batch_norm_backward");
+  return op.call(dy, x, weight, mean, spread, training, eps, mask);
+}
+
+void save(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+          const Tensor& mean, const Tensor& spread) {
+  ctx->save_for_backward({x, or_undefined(weight), mean, spread});
+  if (!bias) ctx->saved_data["no bias"] = true;
+}
+
+// Gradients of x, weight and bias, which are the first inputs of both Functions.
+void gradients(AutogradContext* ctx, const Tensor& dy, bool training, double eps, variable_list& grads) {
+  if (!dy.defined()) return;
+  const auto saved = ctx->get_saved_variables();
+  // needs_input_grad counts the tensors that are there, not the arguments.
+  const bool has_weight = saved[1].defined(), has_bias = ctx->saved_data.count("no bias") == 0;
+  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), has_weight && ctx->needs_input_grad(1),
+                                    has_bias && ctx->needs_input_grad(has_weight ? 2 : 1)};
+  auto [dx, dw, db] = batch_norm_backward(dy, saved[0], saved[1], saved[2], saved[3], training, eps, mask);
+  if (mask[0]) grads[0] = dx;
+  if (mask[1]) grads[1] = dw;
+  if (mask[2]) grads[2] = db;
+}
+
+struct Statistics {
+  Tensor mean, invstd;
+};
+
+struct TrainFunction : torch::autograd::Function<TrainFunction> {
+  // The statistics leave through `statistics`: as outputs they would be wrapped at some cost, to no use.
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
+                        const OptionalTensor& bias, const OptionalTensor& running_mean,
+                        const OptionalTensor& running_var, double momentum, double eps,
+                        Statistics* statistics) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [y, mean, invstd] = batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
+    save(ctx, x, weight, bias, mean, invstd);
+    *statistics = {mean, invstd};
+    return y;
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    variable_list grads(8);
+    gradients(ctx, dy[0], true, /*eps=*/0, grads);  // invstd has it
+    return grads;
+  }
+};
+
+struct EvalFunction : torch::autograd::Function<EvalFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
+                        const OptionalTensor& bias, const Tensor& running_mean, const Tensor& running_var,
+                        double eps) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    save(ctx, x, weight, bias, running_mean, running_var);
+    ctx->saved_data["eps"] = eps;
+    return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    variable_list grads(6);
+    gradients(ctx, dy[0], false, ctx->saved_data["eps"].toDouble(), grads);
+    return grads;
+  }
+};
+
+bool any_needs_grad(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias) {
+  return at::GradMode::is_enabled() &&
+         (needs_grad(x) || (weight && needs_grad(*weight)) || (bias && needs_grad(*bias)));
+}
+
+Tensors train_autograd(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                       const OptionalTensor& running_mean, const OptionalTensor& running_var, double momentum,
+                       double eps) {
+  // In-place changes are announced to autograd by the version of the tensor.
+  for (const OptionalTensor* t : {&running_mean, &running_var}) {
+    if (*t && (*t)->defined() && !(*t)->is_inference()) (*t)->unsafeGetTensorImpl()->bump_version();
+  }
+  if (any_needs_grad(x, weight, bias)) {
+    Statistics statistics;
+    Tensor y = TrainFunction::apply(x, weight, bias, running_mean, running_var, momentum, eps, &statistics);
+    return {y, statistics.mean, statistics.invstd};
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
+}
+
+Tensor eval_autograd(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+                     const Tensor& running_mean, const Tensor& running_var, double eps) {
+  if (any_needs_grad(x, weight, bias))
+    return EvalFunction::apply(x, weight, bias, running_mean, running_var, eps);
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
+}
+
+// Second derivatives: torch's backward op is differentiable. It wants one dtype, the compute type.
+Tensors backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& weight, const Tensor& mean,
+                          const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
+  if (!at::GradMode::is_enabled() || !(needs_grad(dy) || needs_grad(x) || (weight && needs_grad(*weight)))) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return batch_norm_backward(dy, x, weight, mean, spread, training, eps, mask);
+  }
+  const auto type = compute_type(x);
+  const bool has_weight = weight && weight->defined();
+  const OptionalTensor w = has_weight ? OptionalTensor(weight->to(type)) : std::nullopt;
+  const OptionalTensor m = mean.to(type), s = spread.to(type), none;
+  auto [dx, dw, db] =
+      at::native_batch_norm_backward(dy.to(type), x.to(type), w, training ? none : m, training ? none : s,
+                                     training ? m : none, training ? s : none, training, eps, mask);
+  const auto parameter_type = has_weight ? weight->scalar_type() : type;
+  const auto to = [](const Tensor& t, at::ScalarType wanted) { return t.defined() ? t.to(wanted) : t; };
+  return {to(dx, x.scalar_type()), to(dw, parameter_type), to(db, parameter_type)};
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "_batch_norm_train(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? running_mean, "
+      "Tensor(b!)? running_var, float momentum, float eps) -> (Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "_batch_norm_eval(Tensor input, Tensor? weight, Tensor? bias, Tensor running_mean, Tensor running_var, "
+      "float eps) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "_batch_norm_backward(Tensor dy, Tensor input, Tensor? weight, Tensor mean, Tensor spread, bool "
+      "training, "
+      "float eps, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
+  m.impl("_batch_norm_train", train_cpu);
+  m.impl("_batch_norm_eval", eval_cpu);
+  m.impl("_batch_norm_backward", backward_cpu);
+}
+TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
+  m.impl("_batch_norm_train", train_meta);
+  m.impl("_batch_norm_eval", eval_meta);
+  m.impl("_batch_norm_backward", backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
+  m.impl("_batch_norm_train", train_autograd);
+  m.impl("_batch_norm_eval", eval_autograd);
+  m.impl("_batch_norm_backward", backward_autograd);
+}
+
+// --- front op --------------------------------------------------------------------------------------------
+
+const Op batch_norm_op("batch_norm", "_batch_norm_train", kFloating);
+
+// The [C] vectors must agree in dtype with each other and with the input; beside a half type they may be
+// float.
+const char* why_not_vectors(const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& mean,
+                            const Tensor& var) {
+  const Tensor* first = nullptr;
+  for (const Tensor* t : {&weight, &bias, &mean, &var}) {
+    if (!t->defined()) continue;
+    if (t->dim() != 1 || t->size(0) != input.size(1)) return "a parameter that is not one number per channel";
+    if (first == nullptr) first = t;
+  }
+  if (first == nullptr) return nullptr;
+  if (const char* reason = why_not(batch_norm_op, weight, bias, mean, var)) return reason;
+  if (first->device() != input.device()) return "mixed devices";
+  const bool half = input.scalar_type() == at::kHalf || input.scalar_type() == at::kBFloat16;
+  const bool fits =
+      first->scalar_type() == input.scalar_type() || (half && first->scalar_type() == at::kFloat);
+  return fits ? nullptr : "mixed dtypes";
+}
+
+const char* why_not_batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,
+                               const Tensor& weight, const Tensor& bias, bool training) {
+  if (const char* reason = why_not(batch_norm_op, input)) return reason;
+  if (input.dim() < 2) return "an input of fewer than two dimensions";
+  if (input.numel() == 0) return "an empty input";
+  if (running_mean.defined() != running_var.defined()) return "one running statistic without the other";
+  if (!training && !running_mean.defined()) return "no running statistics";
+  if (training && input.numel() == input.size(1)) return "one value per channel";
+  return why_not_vectors(input, weight, bias, running_mean, running_var);
+}
+
+Tensor batch_norm(const Tensor& input, const OptionalTensor& running_mean, const OptionalTensor& running_var,
+                  const OptionalTensor& weight, const OptionalTensor& bias, bool training, double momentum,
+                  double eps) {
+  const char* reason = why_not_batch_norm(input, or_undefined(running_mean), or_undefined(running_var),
+                                          or_undefined(weight), or_undefined(bias), training);
+  return front(
+      batch_norm_op, reason,
+      [&] {
+        if (!training) return batch_norm_eval(input, weight, bias, *running_mean, *running_var, eps);
+        return std::get<0>(batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps));
+      },
+      [&] {
+        return at::batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps,
+                              at::globalContext().userEnabledCuDNN());
+      });
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "batch_norm(Tensor input, Tensor(a!)? running_mean, Tensor(b!)? running_var, Tensor? weight, Tensor? "
+      "bias, "
+      "bool training, float momentum, float eps) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.impl("batch_norm", c10::DispatchKey::CompositeImplicitAutograd, batch_norm);
+}
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+  m.impl("batch_norm", batch_norm);
+}
+
+FASTNN_BIND(batchnorm, m) {
+  namespace py = pybind11;
+  m.def("batch_norm", torch::wrap_pybind_function_no_gil(batch_norm), py::arg("input"),
+        py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"),
+        py::arg("training"), py::arg("momentum"), py::arg("eps"));
+}
+
+}  // namespace
+}  // namespace fastnn::ops

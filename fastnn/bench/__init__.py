@@ -1,0 +1,1 @@
+"""`python -m fastnn bench`: fastnn beside torch.nn, layer by layer."""

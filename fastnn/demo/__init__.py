@@ -1,0 +1,1 @@
+"""`python -m fastnn demo`: two models on real digits, trained with torch.nn and with fastnn."""

@@ -1,0 +1,130 @@
+"""One process per side, so that memory is each side's own; the parent lets them work in turn, never at once."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from fastnn.demo.data import Digits
+from fastnn.demo.train import Epoch, Memory, Trainer, loss_curve
+from fastnn.testing.compare import strict
+
+_TELL_EVERY = 8  # steps between two messages: a message costs some ten microseconds
+
+
+def pack(value: Any) -> bytes:
+    """Tensors as bytes, for a pipe."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def unpack(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=True)
+
+
+class Worker:
+    """What the process of one side does: a method per request."""
+
+    def __init__(self, connection: Connection, side: str, digits: Digits) -> None:
+        self._connection, self._side, self._digits = connection, side, digits
+        self._trainers: dict[str, Trainer] = {}
+
+    def start(self, name: str) -> None:
+        """Makes the trainer; first calls load libraries and compile kernels, so a copy warms up before."""
+        memory = Memory()
+        loss_curve(name, self._side, self._digits, 3)
+        self._trainers[name] = Trainer(name, self._side, self._digits, memory=memory)
+
+    def curve(self, name: str, steps: int) -> list[float]:
+        return loss_curve(name, self._side, self._digits, steps)
+
+    def epoch(self, name: str, number: int) -> Epoch:
+        steps = 0
+
+        def tell(loss: float) -> None:
+            nonlocal steps
+            steps += 1
+            if steps % _TELL_EVERY == 0:
+                self._connection.send(("steps", (_TELL_EVERY, loss)))
+
+        return self._trainers[name].epoch(number, tell)
+
+    def result(self, name: str) -> bytes:
+        """The trained state_dict and the outputs for the held-out images."""
+        trainer = self._trainers[name]
+        return pack((trainer.model.state_dict(), trainer.predict()))
+
+
+def _load_optimizer() -> None:
+    """A first step of anything: torch loads tens of MiB of Python modules, which are no model's memory."""
+    layer = torch.nn.Linear(1, 1)
+    layer(torch.ones(1, 1)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9).step()
+
+
+def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
+    """The process of one side: calls a method of `Worker` for each (name, arguments) received, until told None.
+
+    fastnn runs in strict mode: a layer that would fall back to torch's op is an error.
+    """
+    torch.set_num_threads(threads)
+    _load_optimizer()
+    worker = Worker(connection, side, Digits(*unpack(data)))
+    with strict() if side == "fastnn" else contextlib.nullcontext():
+        for request, *arguments in iter(connection.recv, None):
+            try:
+                connection.send(("done", getattr(worker, request)(*arguments)))
+            except Exception as error:
+                connection.send(("error", f"{type(error).__name__}: {error}"))
+
+
+class Side:
+    """The parent's end of one side's process."""
+
+    def __init__(self, side: str, digits: Digits, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        data = pack((digits.train_images, digits.train_labels, digits.test_images, digits.test_labels))
+        self._process = context.Process(target=serve, args=(theirs, side, data, threads), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.side = side
+
+    def ask(self, *request: Any, tell: Callable[[int, float], None] | None = None) -> Any:
+        """Sends a request and waits for the answer; `tell` hears of finished steps and their last loss."""
+        self._connection.send(request)
+        while True:
+            try:
+                kind, value = self._connection.recv()
+            except EOFError:
+                raise RuntimeError(f"the process of {self.side} ended without an answer") from None
+            if kind == "done":
+                return value
+            if kind == "error":
+                raise RuntimeError(f"{self.side}: {value}")
+            if tell is not None:
+                tell(*value)
+
+    def epoch(self, name: str, number: int, tell: Callable[[int, float], None] | None = None) -> Epoch:
+        epoch: Epoch = self.ask("epoch", name, number, tell=tell)
+        return epoch
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        self._process.join(5)
+        if self._process.is_alive():
+            self._process.terminate()

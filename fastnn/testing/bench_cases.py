@@ -1,0 +1,135 @@
+"""Bench cases: realistic sizes. Sizes are those at which torch's own cost was measured when fastnn was planned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastnn.testing.cases import Case
+
+_FLOAT = ("float32",)
+_PLANES = (
+    20,
+    48,
+    60,
+    60,
+)  # 13.8 MB in float32: larger than a private cache, smaller than the memory's page faults
+
+
+def _case(
+    family: str,
+    layer: str,
+    shape: tuple[int, ...],
+    *args: Any,
+    train: bool = True,
+    quick: bool = False,
+    **kw: Any,
+) -> Case:
+    random = layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
+    return Case(family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, quick=quick)
+
+
+def _linear() -> list[Case]:
+    # rows, inputs, outputs
+    sizes = [
+        (1, 900, 300), (8, 512, 1000), (48, 640, 400), (200, 784, 512), (256, 512, 512), (64, 100, 100),
+        (1024, 1024, 1024), (1500, 2000, 1700), (2048, 2048, 2048),
+    ]  # fmt: skip
+    quick = {(8, 512, 1000), (256, 512, 512), (1024, 1024, 1024)}
+    return [_case("linear", "Linear", (m, k), k, n, quick=(m, k, n) in quick) for m, k, n in sizes]
+
+
+def _conv() -> list[Case]:
+    return [
+        _case("conv", "Conv2d", (10, 96, 48, 48), 96, 96, 3, padding=1, quick=True),
+        _case("conv", "Conv2d", (16, 64, 56, 56), 64, 64, 3, padding=1),
+        _case("conv", "Conv2d", (16, 128, 28, 28), 128, 128, 3, padding=1),
+        _case("conv", "Conv2d", (16, 256, 14, 14), 256, 256, 3, padding=1),
+        _case("conv", "Conv2d", (9, 51, 37, 41), 51, 45, 3, padding=1),
+        _case("conv", "Conv2d", (8, 64, 56, 56), 64, 128, 3, stride=2, padding=1),
+        _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2),
+        _case("conv", "Conv2d", (8, 3, 160, 160), 3, 48, 7, stride=2, padding=3),
+        _case("conv", "Conv2d", (100, 1, 28, 28), 1, 20, 5, quick=True),
+        _case("conv", "Conv2d", (100, 20, 12, 12), 20, 64, 5),
+        _case("conv", "Conv2d", (16, 64, 56, 56), 64, 256, 1),
+        _case("conv", "Conv2d", (16, 96, 52, 52), 96, 96, 3, padding=1, groups=96, quick=True),
+        _case("conv", "Conv2d", (16, 96, 52, 52), 96, 96, 3, stride=2, padding=1, groups=96),
+        _case("conv", "Conv2d", (16, 64, 28, 28), 64, 64, 3, padding=1, groups=8),
+        _case("conv", "Conv2d", (2, 4, 12, 12), 4, 8, 3, quick=True),
+        _case("conv", "Conv1d", (16, 64, 400), 64, 128, 5, padding=2),
+        _case("conv", "Conv3d", (4, 16, 16, 28, 28), 16, 32, 3, padding=1),
+        _case("conv", "ConvTranspose2d", (8, 64, 28, 28), 64, 32, 4, stride=2, padding=1),
+    ]
+
+
+def _pooling() -> list[Case]:
+    return [
+        _case("pooling", "MaxPool2d", _PLANES, 2, quick=True),
+        _case("pooling", "MaxPool2d", _PLANES, 3, stride=2, padding=1),
+        _case("pooling", "MaxPool2d", (8, 32, 40, 40), 7, stride=1, padding=3),
+        _case("pooling", "AvgPool2d", _PLANES, 2, quick=True),
+        _case("pooling", "AvgPool2d", _PLANES, 3, stride=2, padding=1),
+        _case("pooling", "AdaptiveAvgPool2d", (32, 512, 7, 7), 1),
+        _case("pooling", "AdaptiveAvgPool2d", _PLANES, 7),
+        _case("pooling", "AdaptiveMaxPool2d", _PLANES, 7),
+        _case("pooling", "MaxPool1d", (64, 64, 1000), 2),
+        _case("pooling", "MaxPool3d", (4, 16, 16, 56, 56), 2),
+    ]
+
+
+def _batchnorm() -> list[Case]:
+    return [
+        _case("batchnorm", "BatchNorm2d", _PLANES, 48, quick=True),
+        _case("batchnorm", "BatchNorm2d", _PLANES, 48, train=False),
+        _case("batchnorm", "BatchNorm2d", (2, 8, 12, 12), 8),
+        _case("batchnorm", "BatchNorm1d", (512, 1024), 1024),
+        _case("batchnorm", "BatchNorm3d", (4, 32, 16, 28, 28), 32),
+    ]
+
+
+def _activation() -> list[Case]:
+    names = [
+        "ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "ReLU6", "SELU", "CELU", "GELU", "SiLU", "Mish", "Softplus",
+        "Softsign", "Hardtanh", "Hardswish", "Hardsigmoid", "LogSigmoid", "PReLU", "RReLU",
+        "Tanhshrink", "Softshrink", "Hardshrink",
+    ]  # fmt: skip
+    cases = [_case("activation", name, _PLANES, quick=name in ("ReLU", "ELU", "Tanh")) for name in names]
+    cases += [
+        _case("activation", "Threshold", _PLANES, 0.1, 20.0),
+        _case("activation", "GELU", _PLANES, approximate="tanh"),
+        _case("activation", "GLU", _PLANES, 1),
+        _case("activation", "ReLU", (64, 100)),
+        _case("activation", "ReLU", (128, 100, 1000)),
+    ]
+    return cases
+
+
+def _softmax() -> list[Case]:
+    return [
+        _case("softmax", "Softmax", (3000, 900), -1, quick=True),
+        _case("softmax", "LogSoftmax", (3000, 900), -1),
+        _case("softmax", "Softmax", (8, 21, 64, 64), 1),
+    ]
+
+
+def _dropout() -> list[Case]:
+    return [
+        _case("dropout", "Dropout", _PLANES, 0.3, quick=True),
+        _case("dropout", "Dropout2d", _PLANES, 0.3),
+        _case("dropout", "AlphaDropout", _PLANES, 0.3),
+    ]
+
+
+def _network() -> list[Case]:
+    return [
+        _case("network", "mlp", (128, 784)),
+        _case("network", "lenet", (100, 1, 28, 28), quick=True),
+        _case("network", "bn_relu_pool", _PLANES),
+        _case("network", "vgg", (16, 3, 32, 32)),
+        _case("network", "resnet18", (4, 3, 224, 224)),
+        _case("network", "mobilenet", (4, 3, 224, 224)),
+    ]
+
+
+BENCH: list[Case] = [
+    *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_activation(), *_softmax(), *_dropout(), *_network(),
+]  # fmt: skip

@@ -1,0 +1,88 @@
+"""Whole small networks for the benchmarks, each a function of the module that has the layer classes."""
+
+from __future__ import annotations
+
+import itertools
+from types import ModuleType
+
+import torch
+
+
+def mlp(nn: ModuleType) -> torch.nn.Module:
+    """Four linear layers, 784 inputs, 10 outputs."""
+    sizes = (784, 1024, 1024, 512)
+    layers: list[torch.nn.Module] = []
+    for inputs, outputs in itertools.pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
+
+
+def lenet(nn: ModuleType) -> torch.nn.Module:
+    """The demo's convolutional network without its dropout; input N x 1 x 28 x 28."""
+    return nn.Sequential(
+        nn.Conv2d(1, 20, 5), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(20, 64, 5), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1024, 256), nn.ELU(), nn.Linear(256, 10),
+    )  # fmt: skip
+
+
+def bn_relu_pool(nn: ModuleType) -> torch.nn.Module:
+    """The memory-bound chain; input N x 48 x H x W."""
+    return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2))
+
+
+def _conv_bn(  # noqa: PLR0917
+    nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
+) -> list[torch.nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def vgg(nn: ModuleType) -> torch.nn.Module:
+    """3x3 convolutions with batch norm; input N x 3 x 32 x 32."""
+    layers: list[torch.nn.Module] = []
+    channels = 3
+    for width, repeats in ((64, 2), (128, 2), (256, 2)):
+        for _ in range(repeats):
+            layers += [*_conv_bn(nn, channels, width), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
+class Residual(torch.nn.Module):
+    """relu(body(x) + shortcut(x)), the basic block of ResNet-18."""
+
+    def __init__(self, nn: ModuleType, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        first = _conv_bn(nn, inputs, outputs, stride=stride)
+        self.body = nn.Sequential(*first, nn.ReLU(), *_conv_bn(nn, outputs, outputs))
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(*_conv_bn(nn, inputs, outputs, 1, stride))
+        self.relu = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.relu(self.body(x) + self.shortcut(x))
+        return y
+
+
+def resnet18(nn: ModuleType) -> torch.nn.Module:
+    """ResNet-18 with 1000 classes; input N x 3 x 224 x 224."""
+    layers = [*_conv_bn(nn, 3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
+    channels = 64
+    for width, stride in ((64, 1), (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), (512, 1)):
+        layers.append(Residual(nn, channels, width, stride))
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+
+
+def mobilenet(nn: ModuleType) -> torch.nn.Module:
+    """MobileNet-v1: depthwise 3x3 and 1x1 convolutions; input N x 3 x 224 x 224."""
+    layers = [*_conv_bn(nn, 3, 32, 3, 2), nn.ReLU()]
+    channels = 32
+    plan = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1)]
+    for width, stride in plan:
+        layers += [*_conv_bn(nn, channels, channels, 3, stride, channels), nn.ReLU()]
+        layers += [*_conv_bn(nn, channels, width, 1), nn.ReLU()]
+        channels = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))

@@ -1,0 +1,341 @@
+"""Parity cases: small, odd shapes; every constructor argument of every class with kernels at least once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastnn.testing.cases import ALL_LAYOUTS, FLOATS, Case
+
+# Spatial sizes per number of dimensions: odd, all different, and none a multiple of a vector.
+_SPATIAL: dict[int, tuple[int, ...]] = {1: (13,), 2: (9, 11), 3: (5, 6, 7)}
+_DIMS = (1, 2, 3)
+
+
+def _linear() -> list[Case]:
+    sizes = [(7, 5), (1, 1), (16, 16), (33, 17), (64, 1), (1, 19), (129, 70)]
+    cases = [Case("linear", "Linear", size, shape=(6, size[0])) for size in sizes]
+    cases += [
+        Case("linear", "Linear", (9, 4), shape=shape)
+        for shape in [(9,), (3, 5, 9), (2, 3, 4, 9), (0, 9), (1, 9)]
+    ]
+    cases += [
+        Case("linear", "Linear", (9, 4), {"bias": False}, shape=(5, 9)),
+        Case("linear", "Linear", (9, 4), {"bias": False}, shape=(9,)),
+        Case("linear", "Linear", (300, 40), shape=(130, 300), values="large_mean"),
+        Case("linear", "LazyLinear", (4,), shape=(5, 9)),
+        Case("linear", "Linear", (0, 3), shape=(2, 0), layouts=("contiguous",)),
+        Case("linear", "Linear", (3, 0), shape=(2, 3), layouts=("contiguous",)),
+    ]
+    return cases
+
+
+def _conv_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Constructor arguments of ConvNd for an input of 4 channels."""
+    kernel, stride, padding, dilation = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims], (1, 2, 1)[:dims]
+    arguments: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((4, 6, 3), {}),
+        ((4, 6, 1), {}),
+        ((4, 5, 1), {"stride": 2}),
+        ((4, 6, 3), {"bias": False}),
+        ((4, 6, 3), {"stride": 2}),
+        ((4, 6, 3), {"padding": 1}),
+        ((4, 6, 3), {"stride": 2, "padding": 1, "bias": False}),
+        ((4, 6, 5), {"padding": 3, "stride": 3}),
+        ((4, 6, 2), {"dilation": 2}),
+        ((4, 6, 3), {"dilation": 2, "padding": 2}),
+        ((4, 6, kernel), {"stride": stride, "padding": padding, "dilation": dilation}),
+        ((4, 6, 3), {"padding": "same"}),
+        ((4, 6, 4), {"padding": "same", "dilation": 1}),
+        ((4, 6, 3), {"padding": "valid"}),
+        ((4, 6, 3), {"groups": 2, "padding": 1}),
+        ((4, 4, 3), {"groups": 4, "padding": 1}),
+        ((4, 8, 3), {"groups": 4, "stride": 2, "bias": False}),
+    ]
+    arguments += [
+        ((4, 6, 3), {"padding": 2, "padding_mode": mode}) for mode in ("reflect", "replicate", "circular")
+    ]
+    return [*arguments, ((4, 6, 3), {"padding": "same", "padding_mode": "reflect"})]
+
+
+def _transposed_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+    kernel, stride, padding = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims]
+    return [
+        ((4, 6, 3), {}),
+        ((4, 6, 1), {}),
+        ((4, 6, 2), {"stride": 2}),
+        ((4, 6, 4), {"stride": 2, "padding": 1, "bias": False}),
+        ((4, 6, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+        ((4, 6, 3), {"stride": 2, "groups": 2}),
+        ((4, 4, 3), {"groups": 4, "padding": 1}),
+        ((4, 6, 3), {"dilation": 2, "padding": 1}),
+        ((4, 6, kernel), {"stride": stride, "padding": padding}),
+    ]
+
+
+def _conv() -> list[Case]:
+    cases = []
+    for dims in _DIMS:
+        spatial = _SPATIAL[dims]
+        name, transposed = f"Conv{dims}d", f"ConvTranspose{dims}d"
+        cases += [Case("conv", name, args, kw, shape=(2, 4, *spatial)) for args, kw in _conv_arguments(dims)]
+        cases += [
+            Case("conv", transposed, args, kw, shape=(2, 4, *spatial))
+            for args, kw in _transposed_arguments(dims)
+        ]
+        for layer in (name, transposed):
+            cases += [
+                Case("conv", layer, (3, 5, 3), shape=(3, *spatial)),
+                Case("conv", layer, (3, 5, 3), shape=(0, 3, *spatial)),
+                Case("conv", layer, (3, 5, 3), shape=(1, 3, *spatial)),
+                Case("conv", layer, (17, 19, 3), {"padding": 1}, shape=(2, 17, *spatial)),
+                Case("conv", f"Lazy{layer}", (5, 3), {"stride": 2}, shape=(2, 3, *spatial)),
+            ]
+        size = tuple(2 * s for s in spatial)
+        keywords = {"stride": 2, "padding": 1}
+        cases.append(
+            Case("conv", transposed, (4, 6, 3), keywords, shape=(2, 4, *spatial), call={"output_size": size})
+        )
+    cases += [
+        Case("conv", "Conv2d", (1, 20, 5), shape=(2, 1, 28, 28)),
+        Case("conv", "Conv2d", (3, 16, 7), {"stride": 2, "padding": 3}, shape=(2, 3, 33, 31)),
+        Case("conv", "Conv2d", (32, 48, 3), {"padding": 1}, shape=(2, 32, 17, 19)),
+        Case("conv", "Conv2d", (33, 35, 3), {"padding": 1}, shape=(1, 33, 14, 14), values="large_mean"),
+        Case("conv", "Conv2d", (24, 24, 3), {"padding": 1, "groups": 24}, shape=(2, 24, 20, 21)),
+        Case("conv", "Conv2d", (4, 6, (9, 11)), shape=(2, 4, 9, 11)),
+    ]
+    return cases
+
+
+def _pools(dims: int) -> list[Case]:
+    shape, spatial = (2, 3, *_SPATIAL[dims]), _SPATIAL[dims]
+    kernel, stride, padding = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims]
+    maximum: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((2,), {}),
+        ((3, 2, 1), {}),
+        ((3,), {"stride": 1}),
+        ((3, 2, 1), {"dilation": 2}),
+        ((3, 2, 1), {"ceil_mode": True}),
+        ((2,), {"return_indices": True}),
+        ((3, 1, 1), {"return_indices": True, "ceil_mode": True}),
+        ((kernel,), {"stride": stride, "padding": padding}),
+        ((5, 1, 2), {}),
+    ]
+    average: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        ((2,), {}),
+        ((3, 2, 1), {}),
+        ((3, 2, 1), {"ceil_mode": True}),
+        ((3, 2, 1), {"count_include_pad": False}),
+        ((3, 2, 1), {"ceil_mode": True, "count_include_pad": False}),
+        ((kernel,), {"stride": stride, "padding": padding}),
+    ]
+    average += [((3, 2, 1), {"divisor_override": 5})] if dims > 1 else []
+    cases = [Case("pooling", f"MaxPool{dims}d", args, kw, shape=shape, exact=True) for args, kw in maximum]
+    cases += [Case("pooling", f"AvgPool{dims}d", args, kw, shape=shape) for args, kw in average]
+    targets: list[Any] = [1, 4, tuple(s + 2 for s in spatial), spatial]
+    targets += [(None, *((3,) * (dims - 1)))] if dims > 1 else []
+    for target in targets:
+        cases.append(Case("pooling", f"AdaptiveAvgPool{dims}d", (target,), shape=shape))
+        cases.append(Case("pooling", f"AdaptiveMaxPool{dims}d", (target,), shape=shape, exact=True))
+    cases.append(
+        Case("pooling", f"AdaptiveMaxPool{dims}d", (3,), {"return_indices": True}, shape=shape, exact=True)
+    )
+    for norm in (1.0, 2.0, 3.0):
+        cases.append(
+            Case("pooling", f"LPPool{dims}d", (norm, 2), shape=shape, values="positive", dtypes=FLOATS)
+        )
+    cases.append(
+        Case(
+            "pooling",
+            f"LPPool{dims}d",
+            (2.0, 3, 2),
+            {"ceil_mode": True},
+            shape=shape,
+            values="positive",
+            dtypes=FLOATS,
+        )
+    )
+    for layer in (f"MaxPool{dims}d", f"AvgPool{dims}d"):
+        exact = layer.startswith("Max")
+        cases += [
+            Case("pooling", layer, (2,), shape=sizes, exact=exact)
+            for sizes in [(3, *spatial), (0, 3, *spatial), (1, 1, *spatial)]
+        ]
+    special = ("contiguous", "channels_last")
+    cases.append(
+        Case(
+            "pooling",
+            f"MaxPool{dims}d",
+            (3, 1, 1),
+            shape=shape,
+            exact=True,
+            values="special",
+            layouts=special,
+        )
+    )
+    return cases + _unpool(dims)
+
+
+def _unpool(dims: int) -> list[Case]:
+    size = tuple(2 * s for s in _SPATIAL[dims])
+    layer, pooled = f"MaxUnpool{dims}d", (2, 3, *_SPATIAL[dims])
+    plain = {"pool": {"kernel_size": 2}, "shape": (2, 3, *size)}
+    odd = tuple(s + 1 for s in size)
+    larger = {"pool": {"kernel_size": 2}, "shape": (2, 3, *odd)}
+    return [
+        Case("pooling", layer, (2,), shape=pooled, unpool=plain, exact=True, dtypes=FLOATS),
+        Case(
+            "pooling",
+            layer,
+            (2,),
+            shape=pooled,
+            unpool=larger,
+            call={"output_size": odd},
+            exact=True,
+            dtypes=FLOATS,
+        ),
+    ]
+
+
+def _batchnorm() -> list[Case]:
+    arguments: list[dict[str, Any]] = [
+        {},
+        {"eps": 1e-3},
+        {"momentum": 0.3},
+        {"momentum": None},
+        {"affine": False},
+        {"track_running_stats": False},
+        {"affine": False, "track_running_stats": False},
+    ]
+    cases = []
+    # A batch that repeats one row has variance 0: nothing is left but rounding errors to compare.
+    varied = tuple(layout for layout in ALL_LAYOUTS if layout != "expanded")
+    for train in (True, False):
+        for dims in _DIMS:
+            for kw in arguments:
+                cases.append(
+                    Case(
+                        "batchnorm", f"BatchNorm{dims}d", (5,), kw, shape=(3, 5, *_SPATIAL[dims]), train=train
+                    )
+                )
+            for shape in [(1, 1, *_SPATIAL[dims]), (4, 17, *_SPATIAL[dims])]:
+                cases.append(Case("batchnorm", f"BatchNorm{dims}d", (shape[1],), shape=shape, train=train))
+        cases += [
+            Case("batchnorm", "BatchNorm1d", (7,), shape=(33, 7), train=train, layouts=varied),
+            Case("batchnorm", "BatchNorm1d", (300,), shape=(5, 300), train=train, layouts=varied),
+            Case("batchnorm", "BatchNorm2d", (6,), shape=(8, 6, 17, 19), values="large_mean", train=train),
+            Case("batchnorm", "LazyBatchNorm2d", (), shape=(2, 6, 5, 7), train=train),
+        ]
+    return [*cases, Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
+
+
+# Thresholds are exact in bfloat16, so that every dtype cuts at the same place.
+# layer, arguments, forward equals torch bit for bit, has inplace
+_ACTIVATIONS: list[tuple[str, dict[str, Any], bool, bool]] = [
+    ("ReLU", {}, True, True),
+    ("ReLU6", {}, True, True),
+    ("LeakyReLU", {}, False, True),
+    ("LeakyReLU", {"negative_slope": 0.2}, False, True),
+    ("ELU", {}, False, True),
+    ("ELU", {"alpha": 0.5}, False, True),
+    ("SELU", {}, False, True),
+    ("CELU", {}, False, True),
+    ("CELU", {"alpha": 2.0}, False, True),
+    ("GELU", {}, False, False),
+    ("GELU", {"approximate": "tanh"}, False, False),
+    ("Sigmoid", {}, False, False),
+    ("Tanh", {}, False, False),
+    ("SiLU", {}, False, True),
+    ("Mish", {}, False, True),
+    ("Softplus", {}, False, False),
+    ("Softplus", {"beta": 2.0, "threshold": 1.5}, False, False),
+    ("Softsign", {}, False, False),
+    ("Hardtanh", {}, True, True),
+    ("Hardtanh", {"min_val": -0.25, "max_val": 0.75}, True, True),
+    ("Hardswish", {}, False, True),
+    ("Hardsigmoid", {}, False, True),
+    ("LogSigmoid", {}, False, False),
+    ("Threshold", {"threshold": 0.125, "value": 20.0}, True, True),
+    ("Tanhshrink", {}, False, False),
+    ("Softshrink", {}, False, False),
+    ("Softshrink", {"lambd": 0.75}, False, False),
+    ("Hardshrink", {}, True, False),
+    ("Hardshrink", {"lambd": 0.75}, True, False),
+]
+
+
+def _activation() -> list[Case]:
+    cases = []
+    for layer, kw, exact, inplace in _ACTIVATIONS:
+        for shape in [(3, 5, 7, 9), (4099,), (2, 3, 4, 5, 6)]:
+            cases.append(Case("activation", layer, (), kw, shape=shape, exact=exact))
+        for shape in [(), (0, 4), (1,)]:
+            cases.append(Case("activation", layer, (), kw, shape=shape, exact=exact, layouts=("contiguous",)))
+        plain = ("contiguous",)
+        cases.append(
+            Case("activation", layer, (), kw, shape=(7, 33), exact=exact, values="special", layouts=plain)
+        )
+        if inplace:
+            cases.append(Case("activation", layer, (), {**kw, "inplace": True}, shape=(5, 67), exact=exact))
+    for shape, count in [
+        ((4, 6), 1),
+        ((4, 6), 6),
+        ((4, 6, 7), 6),
+        ((2, 6, 5, 7), 1),
+        ((2, 6, 5, 7), 6),
+        ((9,), 1),
+        ((), 1),
+    ]:
+        layouts = ALL_LAYOUTS if shape else ("contiguous",)
+        cases.append(Case("activation", "PReLU", (count,), {"init": 0.1}, shape=shape, layouts=layouts))
+    for dim, shape in [(-1, (4, 6)), (1, (3, 8, 5)), (0, (6, 3)), (1, (2, 4, 5, 6)), (-1, (10,))]:
+        cases.append(Case("activation", "GLU", (dim,), shape=shape))
+    for train in (True, False):
+        for kw in ({}, {"lower": 0.05, "upper": 0.4}, {"inplace": True}):
+            cases.append(Case("activation", "RReLU", (), kw, shape=(5, 7, 60), random=train, train=train))
+    return cases
+
+
+def _softmax() -> list[Case]:
+    cases = []
+    for layer in ("Softmax", "LogSoftmax", "Softmin"):
+        for dim, shape in [
+            (-1, (5, 9)), (0, (5, 9)), (1, (3, 17, 4)), (1, (2, 5, 7, 3)), (2, (2, 5, 7, 3)), (-1, (3, 1)),
+            (0, (7,)), (-1, (4, 1030)), (1, (0, 5)), (-1, (2, 3, 4, 5, 6)),
+        ]:  # fmt: skip
+            cases.append(Case("softmax", layer, (dim,), shape=shape))
+        cases.append(Case("softmax", layer, (-1,), shape=(6, 40), values="large_mean"))
+    return [
+        *cases,
+        Case("softmax", "Softmax2d", (), shape=(2, 5, 6, 7)),
+        Case("softmax", "Softmax2d", (), shape=(5, 6, 7)),
+    ]
+
+
+def _dropout() -> list[Case]:
+    shapes: dict[str, list[tuple[int, ...]]] = {
+        "Dropout": [(4099,), (40, 70), (5, 6, 7, 8), (0, 4)],
+        "Dropout1d": [(30, 40, 7), (40, 7)],
+        "Dropout2d": [(30, 40, 5, 3), (40, 5, 3)],
+        "Dropout3d": [(30, 40, 2, 3, 2), (40, 2, 3, 2)],
+        "AlphaDropout": [(4099,), (40, 70)],
+        "FeatureAlphaDropout": [(30, 40, 5), (30, 40, 5, 3)],
+    }
+    cases = []
+    for layer, sizes in shapes.items():
+        for shape in sizes:
+            for p in (0.3, 0.0, 1.0):
+                cases.append(Case("dropout", layer, (p,), shape=shape, random=True))
+            cases.append(Case("dropout", layer, (0.3,), shape=shape, exact=True, train=False))
+        cases.append(Case("dropout", layer, (), {"p": 0.6, "inplace": True}, shape=sizes[0], random=True))
+    return cases
+
+
+PARITY: list[Case] = [
+    *_linear(),
+    *_conv(),
+    *(case for dims in _DIMS for case in _pools(dims)),
+    *_batchnorm(),
+    *_activation(),
+    *_softmax(),
+    *_dropout(),
+]
