@@ -146,9 +146,10 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 // --- front ops -------------------------------------------------------------------------------------------
 
-// torch's autocast computes every 3-d pooling in float32.
+// torch's autocast computes every 3-d pooling in float32; without it torch has no avg_pool3d of 16-bit
+// numbers.
 const Op kAvgPool[] = {Op("avg_pool1d", "_avg_pool", kFloating), Op("avg_pool2d", "_avg_pool", kFloating),
-                       Op("avg_pool3d", "_avg_pool", kFloating, true)};
+                       Op("avg_pool3d", "_avg_pool", kFloatDouble, true)};
 const Op kAdaptiveAvgPool[] = {Op("adaptive_avg_pool1d", "_avg_pool", kFloating),
                                Op("adaptive_avg_pool2d", "_avg_pool", kFloating),
                                Op("adaptive_avg_pool3d", "_avg_pool", kFloating, true)};

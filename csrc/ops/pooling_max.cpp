@@ -213,12 +213,18 @@ std::tuple<Tensor, Tensor> with_indices(const Tensor& x, const Windows& w) {
   return {y, max_pool_indices(codes, x.sym_sizes(), w.list())};
 }
 
+// One picture of 3 dimensions with channels last looks like a batch of flat ones to torch, which refuses it.
+bool refused(const Tensor& x, int64_t rank) {
+  return rank == 3 && x.dim() == 4 && x.suggest_memory_format() != at::MemoryFormat::Contiguous;
+}
+
 template <int R>
 Tensor max_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArrayRef stride,
                    at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode) {
   const Op& op = kMaxPool[R - 1];
   Windows w;
   const char* reason = why_not(op, input);
+  if (reason == nullptr && refused(input, R)) reason = "a memory format that torch refuses";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, dilation, ceil_mode, w);
   return front(
       op, reason, [&] { return std::get<0>(max_pool(input, w.list(), wants_grad(input))); },
@@ -235,6 +241,7 @@ std::tuple<Tensor, Tensor> max_pool_nd_with_indices(const Tensor& input, at::Int
   const Op& op = kMaxPool[R - 1];
   Windows w;
   const char* reason = why_not(op, input);
+  if (reason == nullptr && refused(input, R)) reason = "a memory format that torch refuses";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, dilation, ceil_mode, w);
   return front(
       op, reason, [&] { return with_indices(input, w); },

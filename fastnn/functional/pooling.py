@@ -5,7 +5,6 @@ Inputs are ``(N, C, ...)`` or ``(C, ...)`` with one to three dimensions of space
 
 import math
 from collections.abc import Callable, Sequence
-from functools import update_wrapper
 from typing import Any
 
 import torch.nn.functional as F
@@ -57,7 +56,6 @@ def _either(with_indices: Callable[..., Any], plain: Callable[..., Any], positio
         chosen = kwargs.get("return_indices", len(args) > position and args[position])
         return with_indices(*args, **kwargs) if chosen else plain(*args, **kwargs)
 
-    update_wrapper(either, plain)
     either.__name__ = either.__qualname__ = plain.__name__.removeprefix("_")
     either.__doc__ = plain.__doc__ = with_indices.__doc__
     boolean_dispatched[either] = {

@@ -125,15 +125,12 @@ void forward_plane(const AvgPoolParams& p, int64_t begin, int64_t end) {
     const C divisor = plane_divisor<C>(p);
     for (int64_t plane = begin; plane < end; ++plane) {
       const T* in = x + plane * n;
-      V sums[4] = {V(C(0)), V(C(0)), V(C(0)), V(C(0))};
+      V a(C(0)), c(C(0)), rest(C(0));
       int64_t i = 0;
-      for (; i + 4 * V::N <= n; i += 4 * V::N)
-        for (int k = 0; k < 4; ++k) sums[k] += load(in + i + k * V::N);
-      for (int k = 0; i < n; i += V::N, ++k) {
-        const int64_t left = n - i;
-        sums[k & 3] += load_n(in + i, left < V::N ? static_cast<int>(left) : V::N);
-      }
-      const C sum = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+      for (; i + 2 * V::N <= n; i += 2 * V::N) a += load(in + i), c += load(in + i + V::N);
+      for (; i + V::N <= n; i += V::N) rest += load(in + i);
+      if (i < n) rest += load(in + i, static_cast<int>(n - i));
+      const C sum = sum_lanes((a + c) + rest);
       y[plane] = from_compute<T>(sum / divisor);
     }
   });

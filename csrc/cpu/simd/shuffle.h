@@ -81,6 +81,49 @@ struct Narrow<int64_t, double> {
   typedef int64_t Raw __attribute__((vector_size(kVecBytes)));
 };
 
+// Conversions between Narrow<K, T> and the integers of Vec<T>. gcc 12 takes a vector of bytes apart lane by
+// lane, so the cases that matter name their instruction.
+template <class K, class T>
+FASTNN_INLINE typename Vec<T>::IntRaw widen(typename Narrow<K, T>::Raw narrow) {
+#if defined(__AVX2__)
+  using Int = typename Vec<T>::IntRaw;
+  if constexpr (sizeof(K) == 1) {
+    __m128i bytes = _mm_setzero_si128();
+    __builtin_memcpy(&bytes, &narrow, sizeof narrow);
+#if defined(__AVX512F__)
+    return (Int)(sizeof(T) == 4 ? _mm512_cvtepu8_epi32(bytes) : _mm512_cvtepu8_epi64(bytes));
+#else
+    return (Int)(sizeof(T) == 4 ? _mm256_cvtepu8_epi32(bytes) : _mm256_cvtepu8_epi64(bytes));
+#endif
+  }
+#endif
+  return __builtin_convertvector(narrow, typename Vec<T>::IntRaw);
+}
+template <class K, class T>
+FASTNN_INLINE typename Narrow<K, T>::Raw narrowed(typename Vec<T>::IntRaw wide) {
+#if defined(__AVX2__)
+  if constexpr (sizeof(K) == 1) {
+    typename Narrow<K, T>::Raw narrow;
+#if defined(__AVX512F__)
+    const __m128i bytes =
+        sizeof(T) == 4 ? _mm512_cvtepi32_epi8((__m512i)wide) : _mm512_cvtepi64_epi8((__m512i)wide);
+#else
+    const __m256i v = (__m256i)wide;
+    const __m128i words =
+        sizeof(T) == 4
+            ? _mm_packus_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1))
+            : _mm_castps_si128(_mm_shuffle_ps(_mm_castsi128_ps(_mm256_castsi256_si128(v)),
+                                              _mm_castsi128_ps(_mm256_extracti128_si256(v, 1)), 0x88));
+    const __m128i halves = sizeof(T) == 4 ? words : _mm_packus_epi32(words, words);
+    const __m128i bytes = _mm_packus_epi16(halves, halves);
+#endif
+    __builtin_memcpy(&narrow, &bytes, sizeof narrow);
+    return narrow;
+  }
+#endif
+  return __builtin_convertvector(wide, typename Narrow<K, T>::Raw);
+}
+
 // The first n < N bytes at p, or numbers, into a narrow register and back; the other lanes read as 0.
 template <class Raw, class K>
 FASTNN_INLINE Raw load_first(const K* p, int n) {
@@ -129,11 +172,11 @@ FASTNN_INLINE typename Vec<T>::IntRaw load_wide(const K* p, int n) {
   } else {
     narrow = load_first<Raw>(p, n);
   }
-  return __builtin_convertvector(narrow, typename Vec<T>::IntRaw);
+  return widen<K, T>(narrow);
 }
 template <class T, class K>
 FASTNN_INLINE void store_narrow(K* p, typename Vec<T>::IntRaw wide, int n) {
-  const auto narrow = __builtin_convertvector(wide, typename Narrow<K, T>::Raw);
+  const auto narrow = narrowed<K, T>(wide);
   if (n == Vec<T>::N) {
     __builtin_memcpy(p, &narrow, sizeof narrow);
   } else {
