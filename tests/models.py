@@ -45,4 +45,6 @@ def twins(seed=0, dropout=False):
 
 
 def images(n=4, dtype=torch.float32, seed=1):
-    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(n, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+        dtype
+    )

@@ -29,8 +29,12 @@ class TestConv(Family):
         case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, stride=2, call={"output_size": (2, 4, 11, 14)}),
         case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, dilation=3, output_padding=(2, 1)),
         case("ConvTranspose2d", (1, 67, 9, 8), 67, 35, 4, stride=2, padding=1),
-        case("ConvTranspose1d", (2, 4, 9), 4, 6, 4, stride=3, padding=2, output_padding=1, groups=2, dilation=2),
-        case("ConvTranspose3d", (2, 4, 3, 4, 3), 4, 2, (2, 3, 1), stride=(1, 2, 3), padding=(0, 1, 0), groups=2),
+        case(
+            "ConvTranspose1d", (2, 4, 9), 4, 6, 4, stride=3, padding=2, output_padding=1, groups=2, dilation=2
+        ),
+        case(
+            "ConvTranspose3d", (2, 4, 3, 4, 3), 4, 2, (2, 3, 1), stride=(1, 2, 3), padding=(0, 1, 0), groups=2
+        ),
     ]
     views_cases = [
         case("Conv2d", (2, 3, 9, 8), 3, 5, 3, padding=1),
@@ -82,7 +86,9 @@ def test_weight_layouts(groups):
     torch.testing.assert_close(F.conv2d(x, w[:1].expand_as(w), padding=1, groups=groups), ones)
 
 
-@pytest.mark.parametrize("name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"])
+@pytest.mark.parametrize(
+    "name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+)
 def test_functional_keywords(name):
     dims = int(name[-2])
     x, w = torch.randn(2, 4, *[6] * dims), torch.randn(4, 2, *[3] * dims)
@@ -92,7 +98,9 @@ def test_functional_keywords(name):
     torch.testing.assert_close(
         getattr(F, name)(x, w, **keywords), getattr(torch.nn.functional, name)(x, w, **keywords)
     )
-    torch.testing.assert_close(getattr(F, name)(input=x, weight=w, groups=2), getattr(torch.nn.functional, name)(x, w, groups=2))
+    torch.testing.assert_close(
+        getattr(F, name)(input=x, weight=w, groups=2), getattr(torch.nn.functional, name)(x, w, groups=2)
+    )
 
 
 @pytest.mark.parametrize("special", [float("nan"), float("inf")])
@@ -114,7 +122,9 @@ test_specials.cases = [
 ]
 
 
-@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)])
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)]
+)
 def test_only_the_gradients_asked_for(needs):
     tensors = [torch.randn(2, 3, 6, 7), torch.randn(4, 3, 3, 3), torch.randn(4)]
     ours = [t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]

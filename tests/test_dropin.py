@@ -58,7 +58,11 @@ def test_pickle_deepcopy_save():
     buffer = io.BytesIO()
     torch.save(ours, buffer)
     buffer.seek(0)
-    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours), torch.load(buffer, weights_only=False)):
+    for twin in (
+        pickle.loads(pickle.dumps(ours)),
+        copy.deepcopy(ours),
+        torch.load(buffer, weights_only=False),
+    ):
         assert [type(m) for m in twin.modules()] == [type(m) for m in ours.modules()]
         assert torch.equal(twin(images()), ours(images()))
 
@@ -95,7 +99,12 @@ def functional_twins(request):
         model.train(request.param)
         for m in model.modules():
             if request.param and isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
-                m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
+                m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
+                    False,
+                    None,
+                    None,
+                    None,
+                )
     return theirs, ours
 
 
@@ -186,7 +195,9 @@ def test_double_backward():
         model.double()
         x = images(dtype=torch.float64).requires_grad_()
         (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-        results.append(torch.autograd.grad(dx.square().sum(), [p for p in model.parameters()], allow_unused=True))
+        results.append(
+            torch.autograd.grad(dx.square().sum(), [p for p in model.parameters()], allow_unused=True)
+        )
     for a, b in zip(results[1], results[0], strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -259,7 +270,10 @@ def test_deterministic_algorithms():
     _, ours = twins()
     torch.use_deterministic_algorithms(True)
     try:
-        a, b = loss_and_gradients(copy.deepcopy(ours), images()), loss_and_gradients(copy.deepcopy(ours), images())
+        a, b = (
+            loss_and_gradients(copy.deepcopy(ours), images()),
+            loss_and_gradients(copy.deepcopy(ours), images()),
+        )
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
@@ -279,7 +293,10 @@ def test_gradients_accumulate_and_graph_is_kept():
 def test_meta_device():
     with torch.device("meta"):
         theirs, ours = torch.nn.Linear(5, 3), fastnn.Linear(5, 3)
-    assert ours.weight.is_meta and ours(torch.empty(2, 5, device="meta")).shape == theirs(torch.empty(2, 5, device="meta")).shape
+    assert (
+        ours.weight.is_meta
+        and ours(torch.empty(2, 5, device="meta")).shape == theirs(torch.empty(2, 5, device="meta")).shape
+    )
     theirs, ours = (m.to("meta") for m in twins())
     x = images().to("meta").contiguous(memory_format=torch.channels_last)
     for mine, other in zip(ours, theirs, strict=True):
@@ -339,7 +356,7 @@ def test_parametrized_and_swapped_parameters():
 class Logged(torch.Tensor):
     """A subclass that counts the functions it sees."""
 
-    seen: list = []  # noqa: RUF012
+    seen: list = []
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -422,7 +439,13 @@ def test_compile_dropout(fresh_dynamo):
 def test_compile_inductor(fresh_dynamo):
     """The default backend, on a model that is quick to compile."""
     torch.manual_seed(0)
-    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ELU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(196, 5))
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ELU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(196, 5),
+    )
     ours = copy.deepcopy(theirs)
     fastnn.accelerate(ours)
     compiled = torch.compile(ours, fullgraph=True)
@@ -445,7 +468,9 @@ def test_fx():
     """Layers stay whole in the graph, as torch's do."""
     theirs, ours = twins(dropout=True)
     graphs = [torch.fx.symbolic_trace(m.eval()) for m in (theirs, ours)]
-    assert [(n.op, n.target) for n in graphs[1].graph.nodes] == [(n.op, n.target) for n in graphs[0].graph.nodes]
+    assert [(n.op, n.target) for n in graphs[1].graph.nodes] == [
+        (n.op, n.target) for n in graphs[0].graph.nodes
+    ]
     close(graphs[1](images()), theirs(images()))
 
 

@@ -11,7 +11,9 @@ from fastnn.testing.cases import layouts_of, parity_cases
 
 NAMES = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
 FUNCTIONS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-SHAPES = dict(zip(NAMES, [(40, 50), (6, 40, 9), (6, 40, 5, 3), (6, 40, 2, 3, 2), (40, 50), (6, 40, 5, 3)], strict=True))
+SHAPES = dict(
+    zip(NAMES, [(40, 50), (6, 40, 9), (6, 40, 5, 3), (6, 40, 2, 3, 2), (40, 50), (6, 40, 5, 3)], strict=True)
+)
 
 
 def test_parity(case, capability):
@@ -92,7 +94,11 @@ def test_special_values():
     assert torch.isfinite(y[finite]).all()
     assert set(y[x == 1].tolist()) == {0.0, 2.0}
     odd = y[~finite]
-    assert ((odd == 0) | torch.isnan(odd) | torch.isinf(odd)).all() and torch.isinf(odd).any() and torch.isnan(odd).any()
+    assert (
+        ((odd == 0) | torch.isnan(odd) | torch.isinf(odd)).all()
+        and torch.isinf(odd).any()
+        and torch.isnan(odd).any()
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +137,9 @@ def test_derivatives(name):
     assert torch.autograd.gradgradcheck(function, x)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("Dropout1d", (5,)), ("Dropout2d", (5, 6)), ("Dropout3d", (4, 5))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("Dropout1d", (5,)), ("Dropout2d", (5, 6)), ("Dropout3d", (4, 5))]
+)
 def test_wrong_number_of_dimensions(name, shape):
     """torch warns or raises, whichever; so do we."""
     import warnings

@@ -73,7 +73,9 @@ def test_specials(shape, capability):
     check_specials(case("Linear", shape, 21, 18), sprinkle(randn(*shape)))
 
 
-@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)])
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)]
+)
 def test_only_the_gradients_asked_for(needs):
     tensors = [randn(6, 5), randn(7, 5), randn(7)]
     ours = [t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]

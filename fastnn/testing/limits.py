@@ -71,7 +71,8 @@ def measure_peak(seconds: float = 1.0) -> float:
             a, b = torch.randn(size, size), torch.randn(size, size)
             out = torch.empty(size, size)
             product = functools.partial(torch.mm, a, b, out=out)
-            best = min(best, _best(product, seconds / 2) / (2 * size**3))
+            per_operation = _best(product, seconds / 2) / (2 * size**3)
+            best = min(best, per_operation)
     return 1.0 / best
 
 
