@@ -26,7 +26,10 @@ def _cases(metafunc):
 
 
 def pytest_generate_tests(metafunc):
-    """`case` runs over the test's list; `capability` over all that the machine has, the lesser ones on every third case."""
+    """`case` runs over the test's list; `capability` over all that the machine has.
+
+    Under the lesser capabilities every third case is enough.
+    """
     wants_case, wants_capability = ("case" in metafunc.fixturenames, "capability" in metafunc.fixturenames)
     if wants_case and wants_capability:
         pairs = []
