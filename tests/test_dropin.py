@@ -354,7 +354,7 @@ def test_parametrized_and_swapped_parameters():
 class Logged(torch.Tensor):
     """A subclass that counts the functions it sees."""
 
-    seen: list = []  # noqa: RUF012
+    seen: list = []
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):

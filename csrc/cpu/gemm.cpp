@@ -19,6 +19,15 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
+template <class T>
+const GemmTypeKernels<T>& kernels_of() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return gemm_kernels().f32;
+  } else {
+    return gemm_kernels().f64;
+  }
+}
+
 // Multiply-adds that are worth waking a thread for: about 2 us of one core.
 constexpr int64_t kThreadWork = 1 << 17;
 // Bytes of a packed block of B: half of an L2 of 2 MiB; 600 KB costs 3% there.
@@ -31,7 +40,7 @@ constexpr int64_t kColumnPanels = 64;
 // Sums go back to C after k_block steps; the blocks are as equal as they can be.
 template <class T>
 int64_t k_blocks(int64_t k) {
-  return std::max<int64_t>(1, ceil_div(k, of_type<T>(gemm_kernels()).tile.k_block));
+  return std::max<int64_t>(1, ceil_div(k, kernels_of<T>().tile.k_block));
 }
 
 // Decided from the whole problem alone, so that a part of it is computed the same way.
@@ -54,7 +63,7 @@ Plan make_plan(const GemmParams<T>& g, const GemmTile& tile) {
 // Rows [i0, i1) and columns [j0, j1) of C; all rows when A is packed.
 template <class T>
 void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
-  const auto& kernels = of_type<T>(gemm_kernels());
+  const auto& kernels = kernels_of<T>();
   const GemmTile& tile = kernels.tile;
   GemmBlock<T> block;
   block.a_row = g.a_row;
@@ -106,13 +115,13 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
 template <class T>
 void serial(const GemmParams<T>& g) {
   if (g.m <= 0 || g.n <= 0) return;
-  run_part(g, make_plan(g, of_type<T>(gemm_kernels()).tile), 0, g.m, 0, g.n);
+  run_part(g, make_plan(g, kernels_of<T>().tile), 0, g.m, 0, g.n);
 }
 
 template <class T>
 void threaded(const GemmParams<T>& g) {
   if (g.m <= 0 || g.n <= 0) return;
-  const GemmTile& tile = of_type<T>(gemm_kernels()).tile;
+  const GemmTile& tile = kernels_of<T>().tile;
   const Plan plan = make_plan(g, tile);
   const int64_t threads =
       std::min<int64_t>(thread_limit(), ceil_div(g.m * g.n * std::max<int64_t>(1, g.k), kThreadWork));
@@ -144,7 +153,7 @@ void threaded(const GemmParams<T>& g) {
 
 template <class T>
 void pack(const GemmParams<T>& g, T* packed) {
-  const auto& kernels = of_type<T>(gemm_kernels());
+  const auto& kernels = kernels_of<T>();
   const int64_t blocks = k_blocks<T>(g.k);
   GemmBlock<T> block;
   if (g.m <= 0) return;

@@ -7,6 +7,7 @@ from fastnn.functional.activation import *  # noqa: F403
 from fastnn.functional.batchnorm import *  # noqa: F403
 from fastnn.functional.conv import *  # noqa: F403
 from fastnn.functional.dropout import *  # noqa: F403
+from fastnn.functional.linear import *  # noqa: F403
 from fastnn.functional.pooling import *  # noqa: F403
 from fastnn.functional.softmax import *  # noqa: F403
 

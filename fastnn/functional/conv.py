@@ -13,7 +13,9 @@ __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 Ints = int | Sequence[int]
 
 
-def _same(input: Tensor, weight: Tensor, stride: Ints, dilation: Ints) -> tuple[Tensor, tuple[int, ...]] | None:
+def _same(
+    input: Tensor, weight: Tensor, stride: Ints, dilation: Ints
+) -> tuple[Tensor, tuple[int, ...]] | None:
     """The input and the padding that make the output as large as the input; None where torch raises."""
     nd = weight.dim() - 2
     strides = (stride,) * nd if isinstance(stride, int) else tuple(stride)

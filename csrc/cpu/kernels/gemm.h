@@ -48,15 +48,6 @@ struct GemmKernels {
   GemmTypeKernels<double> f64;
 };
 
-template <class T>
-const GemmTypeKernels<T>& of_type(const GemmKernels& kernels) {
-  if constexpr (sizeof(T) == 4) {
-    return kernels.f32;
-  } else {
-    return kernels.f64;
-  }
-}
-
 }  // namespace fastnn::cpu
 
 FASTNN_DECLARE_KERNELS(GemmKernels, gemm)
