@@ -30,7 +30,9 @@ def pytest_generate_tests(metafunc):
 
     Under the lesser capabilities every third case is enough.
     """
-    wants_case, wants_capability = ("case" in metafunc.fixturenames, "capability" in metafunc.fixturenames)
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    own = {name for names in marks for name in (names.split(",") if isinstance(names, str) else names)}
+    wants_case, wants_capability = (n in set(metafunc.fixturenames) - own for n in ("case", "capability"))
     if wants_case and wants_capability:
         pairs = []
         for capability in CAPABILITIES:
