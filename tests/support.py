@@ -228,10 +228,10 @@ def distinct(shape, dtype=torch.float64):
 class Family:
     """Base of a class TestX; each test takes its cases from the list of its name."""
 
-    parity_cases: list = []
-    views_cases: list = []  # a few of each kind
-    derivatives_cases: list = []  # tiny
-    threads_cases: list = []  # large enough to be split
+    parity_cases: tuple = ()
+    views_cases: tuple = ()  # a few of each kind
+    derivatives_cases: tuple = ()  # tiny
+    threads_cases: tuple = ()  # large enough to be split
     without_second_derivative: tuple = ()  # in torch
 
     def test_parity(self, case, capability):

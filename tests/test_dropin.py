@@ -195,9 +195,7 @@ def test_double_backward():
         model.double()
         x = images(dtype=torch.float64).requires_grad_()
         (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-        results.append(
-            torch.autograd.grad(dx.square().sum(), [p for p in model.parameters()], allow_unused=True)
-        )
+        results.append(torch.autograd.grad(dx.square().sum(), list(model.parameters()), allow_unused=True))
     for a, b in zip(results[1], results[0], strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -534,8 +532,8 @@ def test_data_parallel(tmp_path):
         with torch.no_grad():
             for p, q in zip(*(m.parameters() for m in shards), strict=True):
                 mean = (p.grad + q.grad) / 2
-                p -= 0.1 * mean
-                q -= 0.1 * mean
+                p.sub_(0.1 * mean)
+                q.sub_(0.1 * mean)
     close(first, [p.detach() for p in theirs.parameters()])
 
 

@@ -222,7 +222,7 @@ def test_gradient_of_the_wrong_shape():
         (fastnn.MaxPool2d(2), T(1, 3, 8, 8).requires_grad_()),
     ):
         y = layer(x)
-        with pytest.raises(RuntimeError, match="[Mm]ismatch|shape"):
+        with pytest.raises(RuntimeError, match=r"[Mm]ismatch|shape"):
             torch.autograd.grad(y, [x] if x.requires_grad else list(layer.parameters()), torch.ones(7))
 
 
