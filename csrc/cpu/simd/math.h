@@ -6,7 +6,7 @@
 //   exp      x = n ln2 + r, polynomial of r, exponent inserted (Cody and Waite; coefficients of Cephes)
 //   expm1    the same with 2^n - 1 added last, so that small x keeps its digits
 //   log      x = 2^e (1 + m), |m| <= 1/3, polynomial of m (N. Juffa's coefficients); log1p the same on 1 + x
-//   tanh     z / (z + 1), z = (exp(2x) - 1) / 2
+//   tanh     z / (z + 1), z = (exp(2x) - 1) / 2: at most 2.5 units, so that it is one division and no branch
 //   sigmoid  from exp(-|x|), which cannot overflow
 //   erf      x P(x^2) below 0.93, 1 - exp(Q(|x|)) above (N. Juffa's coefficients)
 #pragma once
