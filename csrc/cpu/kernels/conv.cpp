@@ -143,24 +143,23 @@ FASTNN_INLINE void tile(const ConvPanel<T>& p, int64_t j, Position at) {
   if (p.steps <= 64) {
     add_steps<T, MR, NV>(p, j, 0, p.steps, acc);
   } else {
-    const int64_t length = chain(p.steps);
     V total[MR][NV];  // in memory: all registers are taken
+    __builtin_memcpy(total, acc, sizeof total);
+    const int64_t length = chain(p.steps);
     for (int64_t first = 0; first < p.steps; first += length) {
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[i][v] = V(T(0));
+      }
       add_steps<T, MR, NV>(p, j, first, least(first + length, p.steps), acc);
 #pragma GCC unroll 12
       for (int i = 0; i < MR; ++i) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v) {
-          total[i][v] = first == 0 ? acc[i][v] : total[i][v] + acc[i][v];
-          acc[i][v] = V(T(0));
-        }
+        for (int v = 0; v < NV; ++v) total[i][v] += acc[i][v];
       }
     }
-#pragma GCC unroll 12
-    for (int i = 0; i < MR; ++i) {
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[i][v] = total[i][v];
-    }
+    __builtin_memcpy(acc, total, sizeof acc);
   }
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) {
