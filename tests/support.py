@@ -240,9 +240,10 @@ class Family:
 
     @pytest.mark.parametrize("dtype", FLOATS)
     def test_layouts(self, case, dtype):
-        for layout in layouts_of(case):
-            if layout != "contiguous":
-                check_parity(case, dtype, layout)
+        # torch refuses channels_last of three dimensions without a batch
+        unbatched = case.layer.startswith("MaxPool3d") and len(case.shape) == 4
+        for layout in set(layouts_of(case)) - {"contiguous", "channels_last" if unbatched else ""}:
+            check_parity(case, dtype, layout)
 
     def test_halves(self, case):
         for dtype in set(HALVES) & set(case.dtypes):
