@@ -56,6 +56,7 @@ std::vector<c10::SymInt> output_shape(const Tensor& x, const Tensor& w, IntArray
 // The memory format that torch gives a convolution's output and dx.
 at::MemoryFormat format_of(const Tensor& x, const Tensor& w) {
   if (w.dim() == 3 || (w.dim() == 5 && w.scalar_type() == at::kDouble)) return at::MemoryFormat::Contiguous;
+  if (x.sym_size(0).maybe_as_int() == 0) return at::MemoryFormat::Contiguous;
   const auto last = w.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
   const bool either = x.suggest_memory_format() == last || w.suggest_memory_format() == last;
   return either ? last : at::MemoryFormat::Contiguous;

@@ -206,7 +206,7 @@ def _random_checks(module: torch.nn.Module, inputs: list[torch.Tensor], ours: Re
     ]
 
 
-def _compare_results(  # noqa: PLR0917
+def _compare_results(
     case: Case, dtype: str, ours: Result, theirs: Result, scaled: Result, reference: Result
 ) -> list[Check]:
     checks = []
@@ -273,7 +273,7 @@ def _difference(values: torch.Tensor, reference: torch.Tensor) -> float:
     return float((values[finite].double() - reference[finite].double()).abs().max())
 
 
-def _compare_values(  # noqa: PLR0917
+def _compare_values(
     name: str, dtype: str, factor: float, exact: bool, common_scale: float,
     ours: torch.Tensor, theirs: torch.Tensor, scaled: torch.Tensor, reference: torch.Tensor,
 ) -> Check:  # fmt: skip
