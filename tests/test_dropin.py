@@ -5,9 +5,9 @@ import io
 import os
 import pickle
 
+import models
 import pytest
 import torch
-import models
 from torch.func import functional_call, grad, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
