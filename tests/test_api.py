@@ -111,6 +111,7 @@ def test_class(name):
     elif name not in OPTIONAL and not name.startswith("Lazy"):
         assert ours is theirs
     same_signature(ours.__init__, theirs.__init__)
+    same_signature(ours, theirs)
     assert ours.forward.__doc__ is None or isinstance(ours.forward.__doc__, str)
 
 
