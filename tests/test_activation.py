@@ -51,7 +51,7 @@ def layers(shape, pairs=LAYERS):
 
 
 class TestActivation(Family):
-    parity_cases = [
+    parity_cases = (
         *(c for c in parity_cases("activation") if not c.random),
         *layers((5, 3, 7, 19)),
         *layers((1, 3, 1)),
@@ -59,7 +59,7 @@ class TestActivation(Family):
         case("PReLU", (0, 3, 5), 3),
         case("GLU", (3, 6, 5), -2),
         case("GLU", (3, 130), -1),
-    ]
+    )
     views_cases = layers((5, 3, 7, 19))
     derivatives_cases = layers((2, 3, 3))
     without_second_derivative = ("Hardswish", "Hardsigmoid")
@@ -70,7 +70,23 @@ class TestActivation(Family):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_specials(name, kwargs, dtype, capability):
     """NaN, infinities, zeros of either sign, and numbers where exp or a square over- or underflows."""
-    specials = (float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1e-42, -1e-42, 20.0, 88.8, -88.8, -104.0, 1e20, -1e20, 3e38, -3e38)
+    specials = (
+        float("nan"),
+        float("inf"),
+        -float("inf"),
+        -0.0,
+        0.0,
+        1e-42,
+        -1e-42,
+        20.0,
+        88.8,
+        -88.8,
+        -104.0,
+        1e20,
+        -1e20,
+        3e38,
+        -3e38,
+    )
     one = layers((3, 4 if name == "GLU" else 3, 67), [(name, kwargs)])[0]
     x = sprinkle(torch.randn(one.shape, dtype=dtype), specials)
     check_specials(one, x, signs=True)
@@ -91,7 +107,10 @@ def test_inplace(name, shape):
     module = getattr(fastnn, name)(inplace=True, **kwargs).train(name != "RReLU")
     plain = getattr(fastnn, name)(**kwargs).train(name != "RReLU")
     x = torch.randn(shape)
-    for arranged in (x.clone(), x.t().clone().t() if x.dim() == 2 else x.clone(memory_format=torch.channels_last)):
+    for arranged in (
+        x.clone(),
+        x.t().clone().t() if x.dim() == 2 else x.clone(memory_format=torch.channels_last),
+    ):
         data, version = arranged.clone(), arranged._version
         y = module(arranged)
         assert y.data_ptr() == arranged.data_ptr() and arranged._version > version
@@ -103,7 +122,9 @@ def test_inplace(name, shape):
     with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
         module(x.clone().requires_grad_())
     theirs = getattr(torch.nn, name)(inplace=True, **kwargs)
-    check_raises(lambda: theirs(torch.zeros(3, 1).expand(3, 4)), lambda: module(torch.zeros(3, 1).expand(3, 4)))
+    check_raises(
+        lambda: theirs(torch.zeros(3, 1).expand(3, 4)), lambda: module(torch.zeros(3, 1).expand(3, 4))
+    )
 
 
 def test_inplace_after_saving_is_noticed():
@@ -142,7 +163,7 @@ def test_functional(name, arguments):
     x = torch.randn(4, 6, 5)
     ours, theirs = getattr(F, name), getattr(torch.nn.functional, name)
     torch.testing.assert_close(ours(x, **arguments), theirs(x, **arguments))
-    if name != "sigmoid" and name != "tanh":
+    if name not in ("sigmoid", "tanh"):
         torch.testing.assert_close(ours(input=x, **arguments), theirs(input=x, **arguments))
 
 

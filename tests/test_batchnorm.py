@@ -14,7 +14,7 @@ SHAPES = {"BatchNorm1d": (4, 3, 5), "BatchNorm2d": (4, 3, 5, 6), "BatchNorm3d": 
 
 
 class TestBatchNorm(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("batchnorm"),
         case("BatchNorm1d", (2, 3), 3),
         case("BatchNorm1d", (1, 3, 2), 3, dtypes=FLOATS),
@@ -22,26 +22,32 @@ class TestBatchNorm(Family):
         case("BatchNorm2d", (1, 35, 7, 9), 35, momentum=0.0),
         case("BatchNorm2d", (1, 35, 7, 9), 35, momentum=1.0),
         case("BatchNorm2d", (8, 129, 3, 3), 129),
-        *(case(name, shape, 3, bias=False, train=train) for name, shape in SHAPES.items() for train in (True, False)),
+        *(
+            case(name, shape, 3, bias=False, train=train)
+            for name, shape in SHAPES.items()
+            for train in (True, False)
+        ),
         case("BatchNorm2d", (8, 3, 56, 57), 3),
         case("BatchNorm1d", (257, 67), 67, layouts=("contiguous", "offset", "sliced", "transposed")),
         case("BatchNorm2d", (4, 3, 5, 6), 3, affine=False, track_running_stats=False, train=False),
-    ]
-    views_cases = [case(name, shape, 3, train=train) for name, shape in SHAPES.items() for train in (True, False)]
-    derivatives_cases = [
+    )
+    views_cases = (
+        case(name, shape, 3, train=train) for name, shape in SHAPES.items() for train in (True, False)
+    )
+    derivatives_cases = (
         case("BatchNorm1d", (4, 2), 2),
         case("BatchNorm1d", (3, 2, 2), 2, train=False),
         case("BatchNorm2d", (2, 2, 2, 3), 2),
         case("BatchNorm2d", (2, 2, 2, 2), 2, affine=False),
         case("BatchNorm2d", (2, 2, 2, 2), 2, track_running_stats=False, train=False),
         case("BatchNorm3d", (2, 1, 2, 1, 2), 1),
-    ]
-    threads_cases = [
+    )
+    threads_cases = (
         case("BatchNorm2d", (9, 37, 31, 33), 37),
         case("BatchNorm2d", (64, 3, 40, 40), 3),
         case("BatchNorm1d", (5000, 33), 33),
         case("BatchNorm2d", (9, 37, 31, 33), 37, train=False),
-    ]
+    )
 
 
 # --- running statistics ----------------------------------------------------------------------------------------------
@@ -158,13 +164,13 @@ def test_precision(mean, spread, layout, capability):
     exact = copy.deepcopy(theirs).double()
     expected, got, reference = theirs(x), ours(x), exact(x.double())
 
-    def check(a, b, c):
-        floor = 4 * torch.finfo(torch.float32).eps * c.abs().max()
+    def check(a, b, c, scale):
+        floor = 4 * torch.finfo(torch.float32).eps * max(c.abs().max(), scale)
         assert (a - c).abs().max() <= max(2 * (b - c).abs().max(), floor)
 
-    check(got, expected, reference)
-    check(ours.running_mean, theirs.running_mean, exact.running_mean)
-    check(ours.running_var, theirs.running_var, exact.running_var)
+    check(got, expected, reference, 1)
+    check(ours.running_mean, theirs.running_mean, exact.running_mean, 0.1 * spread)  # values cancel in a mean
+    check(ours.running_var, theirs.running_var, exact.running_var, 0.1 * spread**2)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

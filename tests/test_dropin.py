@@ -13,11 +13,21 @@ from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 import fastnn
 
-CLOSE = {"rtol": 2e-4, "atol": 2e-5}
+RTOL = 2e-5  # of the largest element
 
 
 def close(a, b):
-    torch.testing.assert_close(a, b, **CLOSE)
+    """Equal to rounding. Rounding is relative to the largest element: small ones are differences of large terms."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        a, b = list(a.values()), list(b.values())
+    if isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            close(x, y)
+        return
+    scale = max(1.0, b.detach().abs().max().item()) if b.is_floating_point() and b.numel() else 1.0
+    torch.testing.assert_close(a, b, rtol=0, atol=RTOL * scale)
 
 
 def loss_and_gradients(model, x):
@@ -58,7 +68,11 @@ def test_pickle_deepcopy_save():
     buffer = io.BytesIO()
     torch.save(ours, buffer)
     buffer.seek(0)
-    for twin in (pickle.loads(pickle.dumps(ours)), copy.deepcopy(ours), torch.load(buffer, weights_only=False)):
+    for twin in (
+        pickle.loads(pickle.dumps(ours)),
+        copy.deepcopy(ours),
+        torch.load(buffer, weights_only=False),
+    ):
         assert [type(m) for m in twin.modules()] == [type(m) for m in ours.modules()]
         assert torch.equal(twin(images()), ours(images()))
 
@@ -95,7 +109,12 @@ def functional_twins(request):
         model.train(request.param)
         for m in model.modules():
             if request.param and isinstance(m, torch.nn.modules.batchnorm._BatchNorm):
-                m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = False, None, None, None
+                m.track_running_stats, m.running_mean, m.running_var, m.num_batches_tracked = (
+                    False,
+                    None,
+                    None,
+                    None,
+                )
     return theirs, ours
 
 
@@ -104,13 +123,13 @@ def detached(model):
 
 
 def test_func_grad(functional_twins):
-    x, target = images(), torch.arange(4)
+    x, target = images(), torch.arange(16) % 5
     results = [grad(loss_function(m))(detached(m), x, target) for m in functional_twins]
     close(results[1], results[0])
 
 
 def test_func_jvp(functional_twins):
-    x, direction, target = images(), images(seed=2), torch.arange(4)
+    x, direction, target = images(), images(seed=2), torch.arange(16) % 5
     results = []
     for m in functional_twins:
         loss, parameters = loss_function(m), detached(m)
@@ -134,7 +153,7 @@ def test_func_gradients_per_sample():
             y = functional_call(m, parameters, (x[None],))
             return torch.nn.functional.nll_loss(y, target[None])
 
-        results.append(vmap(grad(loss), in_dims=(None, 0, 0))(detached(m), images(), torch.arange(4)))
+        results.append(vmap(grad(loss), in_dims=(None, 0, 0))(detached(m), images(), torch.arange(16) % 5))
     close(results[1], results[0])
 
 
@@ -186,7 +205,7 @@ def test_double_backward():
         model.double()
         x = images(dtype=torch.float64).requires_grad_()
         (dx,) = torch.autograd.grad(model(x).square().sum(), x, create_graph=True)
-        results.append(torch.autograd.grad(dx.square().sum(), [p for p in model.parameters()], allow_unused=True))
+        results.append(torch.autograd.grad(dx.square().sum(), list(model.parameters()), allow_unused=True))
     for a, b in zip(results[1], results[0], strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -259,7 +278,10 @@ def test_deterministic_algorithms():
     _, ours = twins()
     torch.use_deterministic_algorithms(True)
     try:
-        a, b = loss_and_gradients(copy.deepcopy(ours), images()), loss_and_gradients(copy.deepcopy(ours), images())
+        a, b = (
+            loss_and_gradients(copy.deepcopy(ours), images()),
+            loss_and_gradients(copy.deepcopy(ours), images()),
+        )
     finally:
         torch.use_deterministic_algorithms(False)
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
@@ -279,7 +301,10 @@ def test_gradients_accumulate_and_graph_is_kept():
 def test_meta_device():
     with torch.device("meta"):
         theirs, ours = torch.nn.Linear(5, 3), fastnn.Linear(5, 3)
-    assert ours.weight.is_meta and ours(torch.empty(2, 5, device="meta")).shape == theirs(torch.empty(2, 5, device="meta")).shape
+    assert (
+        ours.weight.is_meta
+        and ours(torch.empty(2, 5, device="meta")).shape == theirs(torch.empty(2, 5, device="meta")).shape
+    )
     theirs, ours = (m.to("meta") for m in twins())
     x = images().to("meta").contiguous(memory_format=torch.channels_last)
     for mine, other in zip(ours, theirs, strict=True):
@@ -287,7 +312,7 @@ def test_meta_device():
         assert y.is_meta and y.shape == expected.shape and y.stride() == expected.stride()
         x = expected
     empty = ours.to_empty(device="cpu")
-    assert empty(images()).shape == (4, 5)
+    assert empty(images()).shape == (16, 5)
 
 
 def test_skip_init():
@@ -307,8 +332,10 @@ def test_share_memory():
 def test_to_dtype(dtype):
     theirs, ours = (m.to(dtype) for m in twins())
     x = images(dtype=dtype)
-    tolerance = CLOSE if dtype is torch.float64 else {"rtol": 0.1, "atol": 0.1}
-    torch.testing.assert_close(ours(x), theirs(x), **tolerance)
+    if dtype is torch.float64:
+        close(ours(x), theirs(x))
+    else:
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0.1, atol=0.1)
 
 
 def test_channels_last():
@@ -339,7 +366,7 @@ def test_parametrized_and_swapped_parameters():
 class Logged(torch.Tensor):
     """A subclass that counts the functions it sees."""
 
-    seen: list = []  # noqa: RUF012
+    seen: list = []
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
@@ -422,7 +449,13 @@ def test_compile_dropout(fresh_dynamo):
 def test_compile_inductor(fresh_dynamo):
     """The default backend, on a model that is quick to compile."""
     torch.manual_seed(0)
-    theirs = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ELU(), torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(196, 5))
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3),
+        torch.nn.ELU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(196, 5),
+    )
     ours = copy.deepcopy(theirs)
     fastnn.accelerate(ours)
     compiled = torch.compile(ours, fullgraph=True)
@@ -445,7 +478,9 @@ def test_fx():
     """Layers stay whole in the graph, as torch's do."""
     theirs, ours = twins(dropout=True)
     graphs = [torch.fx.symbolic_trace(m.eval()) for m in (theirs, ours)]
-    assert [(n.op, n.target) for n in graphs[1].graph.nodes] == [(n.op, n.target) for n in graphs[0].graph.nodes]
+    assert [(n.op, n.target) for n in graphs[1].graph.nodes] == [
+        (n.op, n.target) for n in graphs[0].graph.nodes
+    ]
     close(graphs[1](images()), theirs(images()))
 
 
@@ -509,8 +544,8 @@ def test_data_parallel(tmp_path):
         with torch.no_grad():
             for p, q in zip(*(m.parameters() for m in shards), strict=True):
                 mean = (p.grad + q.grad) / 2
-                p -= 0.1 * mean
-                q -= 0.1 * mean
+                p.sub_(0.1 * mean)
+                q.sub_(0.1 * mean)
     close(first, [p.detach() for p in theirs.parameters()])
 
 

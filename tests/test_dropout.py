@@ -1,4 +1,4 @@
-"""Dropouts: what each promises about its mask, eval, the ends p = 0 and 1, in place, gradients. Seeds: test_random.py."""
+"""Dropouts: the promises about the mask, eval, p = 0 and 1, in place, gradients. Seeds: test_random.py."""
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ from fastnn.testing.cases import layouts_of, parity_cases
 
 NAMES = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
 FUNCTIONS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-SHAPES = dict(zip(NAMES, [(40, 50), (6, 40, 9), (6, 40, 5, 3), (6, 40, 2, 3, 2), (40, 50), (6, 40, 5, 3)], strict=True))
+SHAPES = dict(
+    zip(NAMES, [(40, 50), (6, 40, 9), (6, 40, 5, 3), (6, 40, 2, 3, 2), (40, 50), (6, 40, 5, 3)], strict=True)
+)
 
 
 def test_parity(case, capability):
@@ -92,7 +94,11 @@ def test_special_values():
     assert torch.isfinite(y[finite]).all()
     assert set(y[x == 1].tolist()) == {0.0, 2.0}
     odd = y[~finite]
-    assert ((odd == 0) | torch.isnan(odd) | torch.isinf(odd)).all() and torch.isinf(odd).any() and torch.isnan(odd).any()
+    assert (
+        ((odd == 0) | torch.isnan(odd) | torch.isinf(odd)).all()
+        and torch.isinf(odd).any()
+        and torch.isnan(odd).any()
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,7 +127,7 @@ def test_gradient_uses_the_mask_of_the_forward(name):
 def test_derivatives(name):
     """With the seed set before each call the mask is a constant."""
     module = getattr(fastnn, name)(0.5)
-    x = torch.randn(SHAPES[name][:1] + (3,) + SHAPES[name][2:], dtype=torch.float64)[:2].requires_grad_()
+    x = torch.randn((SHAPES[name][0], 3, *SHAPES[name][2:]), dtype=torch.float64)[:2].requires_grad_()
 
     def function(t):
         torch.manual_seed(3)
@@ -131,7 +137,9 @@ def test_derivatives(name):
     assert torch.autograd.gradgradcheck(function, x)
 
 
-@pytest.mark.parametrize(("name", "shape"), [("Dropout1d", (5,)), ("Dropout2d", (5, 6)), ("Dropout3d", (4, 5))])
+@pytest.mark.parametrize(
+    ("name", "shape"), [("Dropout1d", (5,)), ("Dropout2d", (5, 6)), ("Dropout3d", (4, 5))]
+)
 def test_wrong_number_of_dimensions(name, shape):
     """torch warns or raises, whichever; so do we."""
     import warnings

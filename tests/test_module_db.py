@@ -7,7 +7,11 @@ from torch.testing._internal.common_modules import module_db
 
 import fastnn
 
-INFOS = [info for info in module_db if getattr(fastnn, info.module_cls.__name__, info.module_cls) is not info.module_cls]
+INFOS = [
+    info
+    for info in module_db
+    if getattr(fastnn, info.module_cls.__name__, info.module_cls) is not info.module_cls
+]
 
 
 def test_our_classes_are_in_the_database():
@@ -66,7 +70,9 @@ def test_samples(info, dtype, training):
     lazy = theirs.__name__.startswith("Lazy")
     for sample in samples(info, dtype, training):
         state, outputs, grads, buffers = evaluate(theirs, sample, dtype, training)
-        _, our_outputs, our_grads, our_buffers = evaluate(ours, sample, dtype, training, None if lazy else state)
+        _, our_outputs, our_grads, our_buffers = evaluate(
+            ours, sample, dtype, training, None if lazy else state
+        )
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {}
         torch.testing.assert_close(our_outputs, outputs, equal_nan=True, **tolerance)
         torch.testing.assert_close(our_buffers, buffers, **tolerance)
@@ -76,11 +82,15 @@ def test_samples(info, dtype, training):
                 torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
 
 
-@pytest.mark.parametrize("info", [i for i in INFOS if i.module_error_inputs_func], ids=lambda info: info.module_cls.__name__)
+@pytest.mark.parametrize(
+    "info", [i for i in INFOS if i.module_error_inputs_func], ids=lambda info: info.module_cls.__name__
+)
 def test_error_samples(info):
     """The bad inputs that torch lists for its class raise the same type with the same text in ours."""
     ours = getattr(fastnn, info.module_cls.__name__)
-    for bad in info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=True, training=True):
+    for bad in info.module_error_inputs_func(
+        info, device="cpu", dtype=torch.float32, requires_grad=True, training=True
+    ):
         sample = bad.module_error_input
         construct, call = sample.constructor_input, sample.forward_input
         with pytest.raises(bad.error_type, match=bad.error_regex):

@@ -85,14 +85,18 @@ ADAPTIVE = [
 
 
 class TestPooling(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("pooling"),
         *(dataclasses.replace(c, exact=True) for c in MAX),
         *AVERAGE,
         *ADAPTIVE,
-    ]
-    views_cases = [c for c in MAX[1:6] + MAX[14:17:2] + MAX[19:22] + AVERAGE[1:5] + AVERAGE[11:17:2] + ADAPTIVE if c.shape[0]]
-    derivatives_cases = [
+    )
+    views_cases = (
+        c
+        for c in MAX[1:6] + MAX[14:17:2] + MAX[19:22] + AVERAGE[1:5] + AVERAGE[11:17:2] + ADAPTIVE
+        if c.shape[0]
+    )
+    derivatives_cases = (
         case("MaxPool2d", (1, 2, 5, 4), 3, stride=2, padding=1),
         case("MaxPool2d", (2, 5, 4), 2, dilation=2, return_indices=True),
         case("MaxPool1d", (2, 2, 7), 3, stride=2, ceil_mode=True),
@@ -106,19 +110,24 @@ class TestPooling(Family):
         case("AdaptiveMaxPool1d", (1, 2, 7), 3),
         case("AdaptiveMaxPool2d", (1, 2, 5, 4), (3, 2)),
         case("AdaptiveMaxPool3d", (1, 1, 3, 4, 3), 2),
-    ]
-    threads_cases = [
+    )
+    threads_cases = (
         case("MaxPool2d", (4, 37, 56, 57), 3, stride=2, padding=1),
         case("AvgPool2d", (4, 37, 56, 57), 3, stride=2, padding=1),
         case("AdaptiveAvgPool2d", (4, 130, 31, 33), 1),
         case("AdaptiveMaxPool2d", (4, 33, 31, 33), 5),
         case("MaxPool3d", (2, 9, 12, 30, 31), 2),
-    ]
+    )
 
 
 def test_empty_channels_last():
     x = torch.empty(0, 3, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
-    for layer in (fastnn.MaxPool2d(2), fastnn.AvgPool2d(2), fastnn.AdaptiveAvgPool2d(2), fastnn.AdaptiveMaxPool2d(2)):
+    for layer in (
+        fastnn.MaxPool2d(2),
+        fastnn.AvgPool2d(2),
+        fastnn.AdaptiveAvgPool2d(2),
+        fastnn.AdaptiveMaxPool2d(2),
+    ):
         y = layer(x)
         y.sum().backward()
         assert x.grad.shape == x.shape and y.shape[0] == 0
@@ -141,10 +150,15 @@ def same_maxima(case: Case, x):
     for indices in (True, False):
         asked = dataclasses.replace(case, kwargs={**case.kwargs, "return_indices": indices})
         for arranged in formats(case, x):
-            ours, theirs = run(asked, asked.build("fastnn"), arranged), run(asked, asked.build("torch"), arranged)
+            ours, theirs = (
+                run(asked, asked.build("fastnn"), arranged),
+                run(asked, asked.build("torch"), arranged),
+            )
             gradient, expected = ours.pop("gradient of x"), theirs.pop("gradient of x")
             assert_same(ours, theirs, rtol=0, atol=0)
-            torch.testing.assert_close(gradient, expected, rtol=0.01 if x.dtype is torch.bfloat16 else 1e-6, atol=1e-6)
+            torch.testing.assert_close(
+                gradient, expected, rtol=0.01 if x.dtype is torch.bfloat16 else 1e-6, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -196,13 +210,18 @@ def test_functional_maxima():
     theirs = torch.nn.functional
     for flag in (False, True):
         ours_out = F.max_pool2d(x, 3, 2, 1, 1, ceil_mode=True, return_indices=flag)
-        torch.testing.assert_close(ours_out, theirs.max_pool2d(x, 3, 2, 1, 1, ceil_mode=True, return_indices=flag))
         torch.testing.assert_close(
-            F.adaptive_max_pool2d(x, 3, return_indices=flag), theirs.adaptive_max_pool2d(x, 3, return_indices=flag)
+            ours_out, theirs.max_pool2d(x, 3, 2, 1, 1, ceil_mode=True, return_indices=flag)
+        )
+        torch.testing.assert_close(
+            F.adaptive_max_pool2d(x, 3, return_indices=flag),
+            theirs.adaptive_max_pool2d(x, 3, return_indices=flag),
         )
     torch.testing.assert_close(F.max_pool2d_with_indices(x, 2), theirs.max_pool2d_with_indices(x, 2))
     torch.testing.assert_close(F.max_pool2d(x, kernel_size=[2, 2], stride=None), theirs.max_pool2d(x, 2))
-    torch.testing.assert_close(F.max_pool1d(x[0], 2, return_indices=True), theirs.max_pool1d(x[0], 2, return_indices=True))
+    torch.testing.assert_close(
+        F.max_pool1d(x[0], 2, return_indices=True), theirs.max_pool1d(x[0], 2, return_indices=True)
+    )
 
 
 def test_functional_averages():
@@ -210,9 +229,13 @@ def test_functional_averages():
     ours = F.avg_pool2d(x, kernel_size=(3, 2), stride=2, padding=1, ceil_mode=True, count_include_pad=False)
     theirs = torch.nn.functional.avg_pool2d(x, (3, 2), 2, 1, True, False)
     torch.testing.assert_close(ours, theirs)
-    torch.testing.assert_close(F.avg_pool2d(x, 3, divisor_override=2), torch.nn.functional.avg_pool2d(x, 3, divisor_override=2))
+    torch.testing.assert_close(
+        F.avg_pool2d(x, 3, divisor_override=2), torch.nn.functional.avg_pool2d(x, 3, divisor_override=2)
+    )
     torch.testing.assert_close(F.avg_pool1d(x[0], 2), torch.nn.functional.avg_pool1d(x[0], 2))
-    torch.testing.assert_close(F.adaptive_avg_pool2d(x, [None, 3]), torch.nn.functional.adaptive_avg_pool2d(x, [None, 3]))
+    torch.testing.assert_close(
+        F.adaptive_avg_pool2d(x, [None, 3]), torch.nn.functional.adaptive_avg_pool2d(x, [None, 3])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.uint8], ids=str)

@@ -48,7 +48,12 @@ def test_calls_differ():
 
 
 def test_seeds():
-    for name, shape in (("Dropout", (999,)), ("Dropout2d", (9, 99, 3, 3)), ("AlphaDropout", (999,)), ("RReLU", (999,))):
+    for name, shape in (
+        ("Dropout", (999,)),
+        ("Dropout2d", (9, 99, 3, 3)),
+        ("AlphaDropout", (999,)),
+        ("RReLU", (999,)),
+    ):
         layer, x = getattr(fastnn, name)(), -torch.ones(shape)
         results = []
         for seed in (1, 1, 2):
@@ -100,7 +105,9 @@ def test_capabilities_do_not_change_the_mask():
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint(reentrant):
     """The recomputation draws the same mask."""
-    layer = fastnn.Sequential(fastnn.Linear(8, 8), fastnn.Dropout(0.5), fastnn.Tanh(), fastnn.AlphaDropout(0.5))
+    layer = fastnn.Sequential(
+        fastnn.Linear(8, 8), fastnn.Dropout(0.5), fastnn.Tanh(), fastnn.AlphaDropout(0.5)
+    )
     x = torch.randn(16, 8)
     grads = []
     for use in (True, False):

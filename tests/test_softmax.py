@@ -13,16 +13,22 @@ KINDS = ("Softmax", "LogSoftmax", "Softmin")
 
 
 class TestSoftmax(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("softmax"),
-        *(case(kind, shape, dim) for kind in KINDS for dim, shape in [(1, (6, 10)), (-2, (3, 33, 17)), (0, (1, 3)), (-1, (2, 2053))]),
+        *(
+            case(kind, shape, dim)
+            for kind in KINDS
+            for dim, shape in [(1, (6, 10)), (-2, (3, 33, 17)), (0, (1, 3)), (-1, (2, 2053))]
+        ),
         case("Softmax", (), 0),
         case("LogSoftmax", (3, 0), -1),
         case("Softmax", (0, 3), 0),
+    )
+    views_cases = tuple(case(kind, (3, 5, 4, 7), dim) for kind in KINDS for dim in (0, 1, -1))
+    derivatives_cases = tuple(case(kind, (2, 3, 2), dim) for kind in KINDS for dim in (0, 1, 2))
+    threads_cases = [case(kind, (130, 7, 90), dim) for kind in KINDS[:2] for dim in (0, 1, 2)] + [
+        case("Softmax", (700, 1000), -1)
     ]
-    views_cases = [case(kind, (3, 5, 4, 7), dim) for kind in KINDS for dim in (0, 1, -1)]
-    derivatives_cases = [case(kind, (2, 3, 2), dim) for kind in KINDS for dim in (0, 1, 2)]
-    threads_cases = [case(kind, (130, 7, 90), dim) for kind in KINDS[:2] for dim in (0, 1, 2)] + [case("Softmax", (700, 1000), -1)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -50,11 +56,17 @@ def test_functional(name):
     ours, theirs = getattr(F, name), getattr(torch.nn.functional, name)
     for dim in (-3, -1, 1):
         torch.testing.assert_close(ours(x, dim), theirs(x, dim))
-        torch.testing.assert_close(ours(x, dim=dim, dtype=torch.float64), theirs(x, dim=dim, dtype=torch.float64))
+        torch.testing.assert_close(
+            ours(x, dim=dim, dtype=torch.float64), theirs(x, dim=dim, dtype=torch.float64)
+        )
         half = x.to(torch.bfloat16)
-        torch.testing.assert_close(ours(half, dim=dim, dtype=torch.float32), theirs(half, dim=dim, dtype=torch.float32))
+        torch.testing.assert_close(
+            ours(half, dim=dim, dtype=torch.float32), theirs(half, dim=dim, dtype=torch.float32)
+        )
     whole = torch.arange(6)
-    torch.testing.assert_close(ours(whole, dim=0, dtype=torch.float32), theirs(whole, dim=0, dtype=torch.float32))
+    torch.testing.assert_close(
+        ours(whole, dim=0, dtype=torch.float32), theirs(whole, dim=0, dtype=torch.float32)
+    )
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "softmin"])
@@ -71,7 +83,9 @@ def test_implicit_dimension(name, shape):
 def test_rows_sum_to_one(capability):
     for rows in ((7, 1), (3, 1031), (1, 100_003)):
         y = fastnn.Softmax(-1)(torch.randn(rows) * 5)
-        torch.testing.assert_close(y.double().sum(-1), torch.ones(rows[0], dtype=torch.float64), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            y.double().sum(-1), torch.ones(rows[0], dtype=torch.float64), rtol=0, atol=1e-5
+        )
         assert (y >= 0).all()
 
 

@@ -15,7 +15,8 @@ void activation_forward(const ActivationParams& p) {
 void activation_backward(const ActivationBackwardParams& p) {
   const auto& kernels = activation_kernels();
   const auto& info = kActivationInfo[p.kind];
-  const int cost = info.reads_y ? 1 : info.cost;  // from y the derivative is a product or a comparison
+  const int cost =
+      info.saves_y(p.dtype) ? 1 : info.cost;  // from y the derivative is a product or a comparison
   parallel_for(p.n, kGrain / cost, [&](int64_t begin, int64_t end) { kernels.backward(p, begin, end); });
 }
 

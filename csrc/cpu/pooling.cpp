@@ -64,7 +64,7 @@ int64_t backward_rows_bytes(DType dtype, const PoolShape& s) {
   return dtype == DType::kFloat64 ? backward_rows_bytes<double>(s) : backward_rows_bytes<float>(s);
 }
 int64_t lines_bytes(const PoolShape& s) {
-  return (s.in[2] + kSlack) * 12 + s.kernel[0] * s.kernel[1] * 12 + 4 * 64;
+  return (s.in[2] + kSlack) * 12 + s.kernel[0] * s.kernel[1] * 12 + s.out[2] * 24 + 5 * 64;
 }
 int64_t pixel_bytes(const PoolShape& s) {
   return s.taps() * 12 + 2 * 64;
@@ -150,7 +150,8 @@ bool max_scatter(const MaxPoolBackwardParams& p) {
   return !s.channels_last && (s.adaptive || s.stride[2] > 2) && every_window_reads(s) &&
          s.in[0] * s.in[1] * s.in[2] <= INT32_MAX && scatter_bytes(p) <= kMostScratch;
 }
-bool whole_plane(const AvgPoolParams& p) {
+template <class P>
+bool whole_plane(const P& p) {
   const PoolShape& s = p.shape;
   if (s.channels_last) return false;
   for (int dim = 0; dim < 3; ++dim)
@@ -210,6 +211,9 @@ void avg_reference(const AvgPoolParams& p) {
 void avg_backward_channels_last(const AvgPoolBackwardParams& p) {
   run_units(p, input_blocks(p.shape), covering_bytes(p.shape), avg_pool_kernels().backward_channels_last);
 }
+void avg_backward_plane(const AvgPoolBackwardParams& p) {
+  run_planes(p, avg_pool_kernels().backward_plane);
+}
 void avg_backward_rows(const AvgPoolBackwardParams& p) {
   run_units(p, input_blocks(p.shape), backward_rows_bytes(p.dtype, p.shape),
             avg_pool_kernels().backward_rows);
@@ -239,6 +243,7 @@ constexpr PoolAlgorithm<AvgPoolParams> kAvgForward[] = {
 };
 constexpr PoolAlgorithm<AvgPoolBackwardParams> kAvgBackward[] = {
     {"channels_last", channels_last, avg_backward_channels_last},
+    {"plane", whole_plane, avg_backward_plane},
     {"rows", backward_rows, avg_backward_rows},
     {"reference", always, avg_backward_reference},
 };

@@ -33,11 +33,6 @@ Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
   return y;
 }
 
-// One number seen as a whole tensor: the gradient that sum().backward() sends.
-bool is_broadcast_number(const Tensor& t) {
-  return std::all_of(t.strides().begin(), t.strides().end(), [](int64_t stride) { return stride == 0; });
-}
-
 // dx = dy * f'(x), from `saved`, which is x or y as the table says.
 Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   Tensor dx = at::empty_like(saved);
@@ -89,14 +84,16 @@ struct ActivationFunction : torch::autograd::Function<ActivationFunction> {
   static Tensor forward(torch::autograd::AutogradContext* ctx, Tensor x, int64_t kind, double a, double b,
                         bool in_place) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    Tensor y = x;
+    const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(x));
+    Tensor y = x, saved = x;
     if (in_place) {
+      if (!saves_y) saved = x.clone();
       run_in_place(x, kind, a, b);
       ctx->mark_dirty({x});
     } else {
       y = activation(x, kind, a, b);
     }
-    ctx->save_for_backward({kActivationInfo[checked(kind)].reads_y ? y : x});
+    ctx->save_for_backward({saves_y ? y : saved});
     ctx->saved_data["kind"] = kind;
     ctx->saved_data["a"] = a;
     ctx->saved_data["b"] = b;
@@ -126,7 +123,8 @@ Tensor activation_autograd(const Tensor& x, int64_t kind, double a, double b) {
 // can be.
 Tensor activation_backward_autograd(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   if (at::GradMode::is_enabled() && (dy.requires_grad() || saved.requires_grad())) {
-    return activation_aten(checked(kind)).backward(dy, saved, a, b);
+    const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(saved));
+    return activation_aten(checked(kind)).backward(dy, saved, saves_y, a, b);
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return activation_backward(dy, saved, kind, a, b);
@@ -165,7 +163,9 @@ const char* why_not_activation(int kind, const Tensor& x, double a, double b) {
   return kActivationInfo[kind].supports(a, b) ? nullptr : "no kernel for this parameter";
 }
 
-Tensor out_of_place(int kind, const Tensor& x, double a, double b) {
+Tensor out_of_place(int kind, const Tensor& input, double a, double b) {
+  // torch's log_sigmoid is contiguous whatever the input.
+  const Tensor x = kind == ActivationKind::kLogsigmoid ? input.contiguous() : input;
   return front(
       activation_ops[kind], why_not_activation(kind, x, a, b), [&] { return activation(x, kind, a, b); },
       [&] { return activation_aten(kind).forward(x, a, b); });
@@ -177,7 +177,6 @@ const char* why_not_in_place(int kind, const Tensor& x, double a, double b) {
   if (!x.is_cpu()) return "in place: on the CPU only";
   if (!x.is_non_overlapping_and_dense()) return "in place: the tensor has gaps or overlaps";
   if (!at::GradMode::is_enabled()) return nullptr;
-  if (x.requires_grad() && !kActivationInfo[kind].reads_y) return "in place: the gradient needs the input";
   return (x.requires_grad() && x.is_leaf()) || x.is_view() ? "in place: on a leaf or a view" : nullptr;
 }
 
@@ -189,8 +188,14 @@ Tensor in_place(int kind, Tensor x, double a, double b) {
     if (!x.is_inference()) x.unsafeGetTensorImpl()->bump_version();
     return x;
   };
-  return front(activation_ops[kind], why_not_in_place(kind, x, a, b), native,
-               [&] { return x.copy_(activation_aten(kind).forward(x, a, b)); });
+  const auto torch = [&] {
+    // torch's threshold_ alone takes overlapping tensors.
+    if (kind == ActivationKind::kThreshold) return at::threshold_(x, a, b);
+    // The graph may need what is overwritten.
+    const bool keep = at::GradMode::is_enabled() && x.requires_grad();
+    return x.copy_(activation_aten(kind).forward(keep ? x.clone() : x, a, b));
+  };
+  return front(activation_ops[kind], why_not_in_place(kind, x, a, b), native, torch);
 }
 
 // The front ops as C++ functions with as many parameters as the activation has.
@@ -223,9 +228,9 @@ std::string schema(const ActivationInfo& info) {
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
   // An implementation in the definition is CompositeImplicitAutograd: compilers decompose it.
-#define FASTNN_DEFINE(name, Struct)                                                        \
+#define FASTNN_DEFINE(name, Struct)                                                                \
   m.def(schema(kActivationInfo[ActivationKind::k##Struct]).c_str(), {at::Tag::pt2_compliant_tag}); \
-  m.impl(#name, c10::DispatchKey::CompositeImplicitAutograd,                               \
+  m.impl(#name, c10::DispatchKey::CompositeImplicitAutograd,                                       \
          Front<ActivationKind::k##Struct, false>::function());
   FASTNN_ACTIVATIONS(FASTNN_DEFINE)
 #undef FASTNN_DEFINE

@@ -13,17 +13,17 @@ using at::Tensor;
 template <int kind>
 struct Aten;
 
-#define FASTNN_ATEN(Struct, forward_expression, backward_expression)                     \
-  template <>                                                                            \
-  struct Aten<ActivationKind::k##Struct> {                                               \
-    static Tensor forward([[maybe_unused]] const Tensor& x, [[maybe_unused]] double a,   \
-                          [[maybe_unused]] double b) {                                   \
-      return forward_expression;                                                         \
-    }                                                                                    \
-    static Tensor backward(const Tensor& dy, const Tensor& s, [[maybe_unused]] double a, \
-                           [[maybe_unused]] double b) {                                  \
-      return backward_expression;                                                        \
-    }                                                                                    \
+#define FASTNN_ATEN(Struct, forward_expression, backward_expression)                        \
+  template <>                                                                               \
+  struct Aten<ActivationKind::k##Struct> {                                                  \
+    static Tensor forward([[maybe_unused]] const Tensor& x, [[maybe_unused]] double a,      \
+                          [[maybe_unused]] double b) {                                      \
+      return forward_expression;                                                            \
+    }                                                                                       \
+    static Tensor backward(const Tensor& dy, const Tensor& s, [[maybe_unused]] bool s_is_y, \
+                           [[maybe_unused]] double a, [[maybe_unused]] double b) {          \
+      return backward_expression;                                                           \
+    }                                                                                       \
   };
 
 Tensor silu_gradient(const Tensor& dy, const Tensor& x) {
@@ -53,12 +53,12 @@ Tensor tanhshrink_gradient(const Tensor& dy, const Tensor& x) {
 // clang-format off
 FASTNN_ATEN(Relu, at::relu(x), at::threshold_backward(dy, s, 0))
 FASTNN_ATEN(LeakyRelu, at::leaky_relu(x, a), at::leaky_relu_backward(dy, s, a, /*self_is_result=*/true))
-FASTNN_ATEN(Elu, at::elu(x, a), at::elu_backward(dy, a, 1, 1, /*is_result=*/true, s))
+FASTNN_ATEN(Elu, at::elu(x, a), at::elu_backward(dy, a, 1, 1, s_is_y, s))
 FASTNN_ATEN(Sigmoid, at::sigmoid(x), at::sigmoid_backward(dy, s))
 FASTNN_ATEN(Tanh, at::tanh(x), at::tanh_backward(dy, s))
 FASTNN_ATEN(Relu6, at::relu6(x), at::hardtanh_backward(dy, s, 0, 6))
-FASTNN_ATEN(Selu, at::selu(x), at::elu_backward(dy, kSeluAlpha, kSeluScale, 1, /*is_result=*/true, s))
-FASTNN_ATEN(Celu, at::celu(x, a), at::elu_backward(dy, a, 1, 1 / a, /*is_result=*/true, s))
+FASTNN_ATEN(Selu, at::selu(x), at::elu_backward(dy, kSeluAlpha, kSeluScale, 1, s_is_y, s))
+FASTNN_ATEN(Celu, at::celu(x, a), at::elu_backward(dy, a, 1, 1 / a, s_is_y, s))
 FASTNN_ATEN(Gelu, at::gelu(x, "none"), at::gelu_backward(dy, s, "none"))
 FASTNN_ATEN(GeluTanh, at::gelu(x, "tanh"), at::gelu_backward(dy, s, "tanh"))
 FASTNN_ATEN(Silu, at::silu(x), silu_gradient(dy, s))

@@ -113,6 +113,8 @@ std::tuple<Tensor, Tensor> prelu_backward_autograd(const Tensor& dy, const Tenso
 std::vector<int64_t> memory_order(const Tensor& t) {
   std::vector<int64_t> order(t.dim());
   std::iota(order.begin(), order.end(), 0);
+  // An expanded tensor has no order of its own.
+  if (std::count(t.strides().begin(), t.strides().end(), 0) > 0) return order;
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return t.stride(a) > t.stride(b); });
   return order;

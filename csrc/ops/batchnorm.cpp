@@ -178,12 +178,20 @@ Tensors batch_norm_backward(const Tensor& dy, const Tensor& x, const OptionalTen
   return op.call(dy, x, weight, mean, spread, training, eps, mask);
 }
 
-// Gradients of x, weight and bias, whose places among the inputs are 0, 1, 2, from the four saved tensors.
+void save(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+          const Tensor& mean, const Tensor& spread) {
+  ctx->save_for_backward({x, or_undefined(weight), mean, spread});
+  if (!bias) ctx->saved_data["no bias"] = true;
+}
+
+// Gradients of x, weight and bias, which are the first inputs of both Functions.
 void gradients(AutogradContext* ctx, const Tensor& dy, bool training, double eps, variable_list& grads) {
   if (!dy.defined()) return;
   const auto saved = ctx->get_saved_variables();
-  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1),
-                                    ctx->needs_input_grad(2)};
+  // needs_input_grad counts the tensors that are there, not the arguments.
+  const bool has_weight = saved[1].defined(), has_bias = ctx->saved_data.count("no bias") == 0;
+  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), has_weight && ctx->needs_input_grad(1),
+                                    has_bias && ctx->needs_input_grad(has_weight ? 2 : 1)};
   auto [dx, dw, db] = batch_norm_backward(dy, saved[0], saved[1], saved[2], saved[3], training, eps, mask);
   if (mask[0]) grads[0] = dx;
   if (mask[1]) grads[1] = dw;
@@ -202,7 +210,7 @@ struct TrainFunction : torch::autograd::Function<TrainFunction> {
                         Statistics* statistics) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, mean, invstd] = batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
-    ctx->save_for_backward({x, or_undefined(weight), mean, invstd});
+    save(ctx, x, weight, bias, mean, invstd);
     *statistics = {mean, invstd};
     return y;
   }
@@ -218,7 +226,7 @@ struct EvalFunction : torch::autograd::Function<EvalFunction> {
                         const OptionalTensor& bias, const Tensor& running_mean, const Tensor& running_var,
                         double eps) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({x, or_undefined(weight), running_mean, running_var});
+    save(ctx, x, weight, bias, running_mean, running_var);
     ctx->saved_data["eps"] = eps;
     return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
   }

@@ -53,17 +53,29 @@ std::vector<c10::SymInt> output_shape(const Tensor& x, const Tensor& w, IntArray
   return shape;
 }
 
-// The memory format that torch gives a convolution's output and dx.
-at::MemoryFormat format_of(const Tensor& x, const Tensor& w) {
-  if (w.scalar_type() == at::kDouble) return at::MemoryFormat::Contiguous;
-  const auto last = w.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
-  const bool either = x.suggest_memory_format() == last || w.suggest_memory_format() == last;
-  return either ? last : at::MemoryFormat::Contiguous;
+// The memory format that torch gives a convolution's output and dx. In three dimensions it has two kernels,
+// of which the one for small single images knows contiguous tensors only.
+at::MemoryFormat format_of(const Tensor& x, const Tensor& w, int64_t groups) {
+  const bool planes = w.dim() == 4, volumes = w.dim() == 5 && w.scalar_type() != at::kDouble;
+  if ((!planes && !volumes) || x.sym_size(0).maybe_as_int() == 0) return at::MemoryFormat::Contiguous;
+  const auto last = planes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  if (x.suggest_memory_format() != last && w.suggest_memory_format() != last)
+    return at::MemoryFormat::Contiguous;
+  const bool small = volumes && groups == 1 && x.sym_size(0) == 1 &&
+                     (w.sym_size(3) <= 3 || w.sym_size(4) <= 3) &&
+                     x.sym_size(1) * x.sym_size(2) * x.sym_size(3) <= 20480;
+  return small ? at::MemoryFormat::Contiguous : last;
+}
+
+// A contiguous result in that format. Tensor::contiguous(format) would leave strides as they are where sizes
+// of one make them ambiguous.
+Tensor in_format(const Tensor& t, at::MemoryFormat format) {
+  return format == at::MemoryFormat::Contiguous ? t : at::empty(t.sizes(), t.options(), format).copy_(t);
 }
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
-// y = act of x and w as in fastnn/conv.h; x: [N, C, ...], w: [K, C / G, ...], transposed: [C, K / G, ...].
+// y: [N, K, ...] of x: [N, C, ...], w: [K, C / G, ...] or, transposed, [C, K / G, ...], b: [K].
 Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, IntArrayRef stride,
                 IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                 int64_t groups) {
@@ -81,14 +93,14 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
         cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups), dense_x.const_data_ptr(),
                            dense_w.const_data_ptr(), bias, y.data_ptr()}));
   }
-  return y.contiguous(format_of(x, w));
+  return in_format(y, format_of(x, w, groups));
 }
 
 Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&, IntArrayRef stride,
                  IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                  int64_t groups) {
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
-  return at::empty_symint(shape, x.options(), format_of(x, w));
+  return at::empty_symint(shape, x.options(), format_of(x, w, groups));
 }
 
 Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
@@ -108,7 +120,7 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
       cpu::conv_backward_data(
           {p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
     }
-    dx = dx.contiguous(format_of(x, w));
+    dx = in_format(dx, format_of(x, w, groups));
   }
   if (output_mask[1]) {
     dw = empty ? at::zeros(w.sizes(), w.options()) : at::empty(w.sizes(), w.options());
@@ -116,7 +128,7 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
     const void *slid = dense_dy.const_data_ptr(), *whole = dense_x.const_data_ptr();
     if (transposed) std::swap(slid, whole);
     if (!empty) cpu::conv_backward_weight({p, slid, whole, dw.data_ptr()});
-    dw = dw.contiguous(w.suggest_memory_format());
+    dw = in_format(dw, w.suggest_memory_format());
   }
   if (output_mask[2]) {
     db = empty ? at::zeros({dy.size(1)}, dy.options()) : at::empty({dy.size(1)}, dy.options());
@@ -133,9 +145,9 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
 }
 
 Tensors conv_backward_meta(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef, IntArrayRef,
-                           IntArrayRef, bool, IntArrayRef, int64_t, std::array<bool, 3> output_mask) {
+                           IntArrayRef, bool, IntArrayRef, int64_t groups, std::array<bool, 3> output_mask) {
   Tensor dx, dw, db;
-  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w));
+  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w, groups));
   if (output_mask[1]) dw = at::empty_symint(w.sym_sizes(), w.options(), w.suggest_memory_format());
   if (output_mask[2]) db = at::empty_symint({dy.sym_size(1)}, dy.options());
   return {dx, dw, db};
@@ -163,6 +175,7 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
                         IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups) {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({x, w});
+    ctx->saved_data["bias"] = b && b->defined();
     ctx->saved_data["stride"] = stride;
     ctx->saved_data["padding"] = padding;
     ctx->saved_data["dilation"] = dilation;
@@ -178,11 +191,12 @@ struct ConvFunction : torch::autograd::Function<ConvFunction> {
     if (!dy[0].defined()) return grads;
     const auto saved = ctx->get_saved_variables();
     auto& data = ctx->saved_data;
-    std::tie(grads[0], grads[1], grads[2]) =
-        conv_backward(dy[0], saved[0], saved[1], data["stride"].toIntVector(), data["padding"].toIntVector(),
-                      data["dilation"].toIntVector(), data["transposed"].toBool(),
-                      data["output_padding"].toIntVector(), data["groups"].toInt(),
-                      {ctx->needs_input_grad(0), ctx->needs_input_grad(1), ctx->needs_input_grad(2)});
+    // An argument without a tensor has no place in needs_input_grad.
+    const bool bias = data["bias"].toBool() && ctx->needs_input_grad(2);
+    std::tie(grads[0], grads[1], grads[2]) = conv_backward(
+        dy[0], saved[0], saved[1], data["stride"].toIntVector(), data["padding"].toIntVector(),
+        data["dilation"].toIntVector(), data["transposed"].toBool(), data["output_padding"].toIntVector(),
+        data["groups"].toInt(), {ctx->needs_input_grad(0), ctx->needs_input_grad(1), bias});
     return grads;
   }
 };

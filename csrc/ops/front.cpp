@@ -30,6 +30,7 @@ using c10::DispatchKeySet;
 constexpr DispatchKeySet kPlainTensor({DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::AutogradCPU,
                                        DispatchKey::AutogradCUDA, DispatchKey::ADInplaceOrView,
                                        DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
+constexpr DispatchKeySet kAutocast({DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
 // What the thread may have switched on. Modes (dispatch modes, functorch, tracing) add keys.
 constexpr DispatchKeySet kPlainThread({DispatchKey::BackendSelect, DispatchKey::ADInplaceOrView,
                                        DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA});
@@ -44,9 +45,9 @@ unsigned dtype_bit(at::ScalarType type) {
   }
 }
 
-// Every tensor carries its device's autocast key; a thread excludes that key while autocast is off.
+// Every tensor carries its device's autocast key; a thread without autocast excludes it.
 bool autocast_on(const Tensor& t, DispatchKeySet excluded) {
-  return !excluded.has(t.is_cuda() ? DispatchKey::AutocastCUDA : DispatchKey::AutocastCPU);
+  return !((t.key_set() & kAutocast) - excluded).empty();
 }
 
 }  // namespace
@@ -61,10 +62,16 @@ bool Op::has_cuda_kernel() const {
   return schema && schema->hasKernelForDispatchKey(DispatchKey::CUDA);
 }
 
-const std::vector<const Op*>& all_ops() { return op_list(); }
+const std::vector<const Op*>& all_ops() {
+  return op_list();
+}
 
-Binder::Binder(Bind bind) { binder_list().push_back(bind); }
-const std::vector<Binder::Bind>& binders() { return binder_list(); }
+Binder::Binder(Bind bind) {
+  binder_list().push_back(bind);
+}
+const std::vector<Binder::Bind>& binders() {
+  return binder_list();
+}
 
 const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   if (!enabled_.load(std::memory_order_relaxed)) return "fastnn is disabled";
@@ -76,10 +83,10 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
     if ((t->key_set() | kPlainTensor) != kPlainTensor) {
       return t->is_meta() ? "a meta tensor" : "a tensor that is not plain and dense";
     }
+    if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
     if (t->_fw_grad(0).defined()) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
-      if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
       if ((dtype_bit(t->scalar_type()) & op.dtypes) == 0) return "no kernel for this dtype";
       if (!t->is_cpu() && !op.has_cuda_kernel()) return "no CUDA kernel in this build";
     } else if (t->scalar_type() != first->scalar_type()) {
@@ -102,7 +109,9 @@ std::vector<Record> take_records() {
   return std::exchange(records, {});
 }
 
-void stop_recording() { recording = false; }
+void stop_recording() {
+  recording = false;
+}
 
 void record_algorithm(const char* algorithm) {
   if (!recording.load(std::memory_order_relaxed)) return;
@@ -110,10 +119,18 @@ void record_algorithm(const char* algorithm) {
   if (!records.empty() && records.back().algorithm.empty()) records.back().algorithm = algorithm;
 }
 
-void set_strict(bool on) { strict_ = on; }
-bool strict() { return strict_; }
-void set_enabled(bool on) { enabled_ = on; }
-bool enabled() { return enabled_; }
+void set_strict(bool on) {
+  strict_ = on;
+}
+bool strict() {
+  return strict_;
+}
+void set_enabled(bool on) {
+  enabled_ = on;
+}
+bool enabled() {
+  return enabled_;
+}
 
 void note_native(const Op& op) {
   if (!recording.load(std::memory_order_relaxed)) return;
@@ -126,7 +143,8 @@ void note_fallback(const Op& op, const char* reason) {
     const std::lock_guard lock(records_mutex);
     records.push_back({op.name, "", reason});
   }
-  TORCH_CHECK(!strict_.load(std::memory_order_relaxed), "fastnn.strict: ", op.name, " ran torch's own op: ", reason);
+  TORCH_CHECK(!strict_.load(std::memory_order_relaxed), "fastnn.strict: ", op.name,
+              " ran torch's own op: ", reason);
 }
 
 }  // namespace fastnn::ops

@@ -112,16 +112,18 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['machine']['cpu']}, {limits['threads']} threads, torch {result['machine']['torch']}, "
         f"float32, {result['machine']['date']}. Measured limits: {limits['peak'] / 1e9:.0f} GFLOP/s, "
-        f"{limits['bandwidth'][-1][1] / 1e9:.0f} GB/s. Ratio: torch's time over fastnn's, above 1 is faster than torch; "
-        "`cl`: both with channels_last input. Limit: the least time that arithmetic or memory traffic takes, over fastnn's.",
+        f"{limits['bandwidth'][-1][1] / 1e9:.0f} GB/s. Ratio: torch's time over fastnn's, above 1 is faster than "
+        "torch; `cl`: both with channels_last input. Limit: the least time that arithmetic or memory traffic "
+        "takes, over fastnn's.",
         "",
         "| family | pass | cases | ratio | ratio cl | of the limit | losses | worst |",
         "|---|---|--:|--:|--:|--:|--:|---|",
     ]
     for s in result["families"]:
         lines.append(
-            f"| {s['family']} | {s['passed']} | {s['cases']} | {_ratio(s['ratio'])} | {_ratio(s['ratio_channels_last'])} "
-            f"| {_share(s['limit'])} | {s['losses']} | {_ratio(s['worst'])} `{s['worst_case']}` |"
+            f"| {s['family']} | {s['passed']} | {s['cases']} | {_ratio(s['ratio'])} "
+            f"| {_ratio(s['ratio_channels_last'])} | {_share(s['limit'])} | {s['losses']} "
+            f"| {_ratio(s['worst'])} `{s['worst_case']}` |"
         )
     lines += [
         "",

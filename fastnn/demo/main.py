@@ -1,7 +1,7 @@
 """`python -m fastnn demo`: two models on real digits, with torch.nn and with fastnn side by side.
 
-Both sides start from the same weights and see the same batches; epochs alternate between two processes. The exit code is 1
-when a check fails: the loss curves differ, predictions change with the library, or the accuracy is too low.
+Both sides start from the same weights and see the same batches; epochs alternate between two processes. The exit
+code is 1 when a check fails: the loss curves differ, predictions change with the library, or the accuracy is too low.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ __all__ = ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
 Ints = int | Sequence[int]
 
 
-def _same(input: Tensor, weight: Tensor, stride: Ints, dilation: Ints) -> tuple[Tensor, tuple[int, ...]] | None:
+def _same(
+    input: Tensor, weight: Tensor, stride: Ints, dilation: Ints
+) -> tuple[Tensor, tuple[int, ...]] | None:
     """The input and the padding that make the output as large as the input; None where torch raises."""
     nd = weight.dim() - 2
     strides = (stride,) * nd if isinstance(stride, int) else tuple(stride)
@@ -42,10 +44,10 @@ def _conv(
 ) -> Tensor:
     if has_torch_function((input, weight, bias)):
         return torch_function(input, weight, bias, stride, padding, dilation, groups)
-    if isinstance(padding, str):
-        same = (input, (0,)) if padding == "valid" else None
-        if padding == "same":
-            same = _same(input, weight, stride, dilation)
+    if padding == "valid":
+        padding = 0
+    elif isinstance(padding, str):
+        same = _same(input, weight, stride, dilation) if padding == "same" else None
         if same is None:
             return torch_function(input, weight, bias, stride, padding, dilation, groups)
         input, padding = same

@@ -292,13 +292,14 @@ def _compare_values(
     scale = max(_scale(reference), common_scale)
     unit = torch.finfo(ours.dtype).eps / 2
     error, torch_error = _difference(ours, reference), _difference(scaled, reference)
+    floor = FLOOR_ULPS * 2 * unit * scale
     if dtype == "float64":  # both the reference and the result are off by their own rounding
         torch_error *= unit / (torch.finfo(torch.float32).eps / 2)
-        factor += 1
+        factor, floor = factor + 1, 2 * floor
     if torch_error == float(
         "inf"
     ):  # torch itself puts NaN or infinities elsewhere than exact arithmetic does
         error, torch_error = _difference(ours, theirs.double()), 0.0
-    limit = max(factor * torch_error, FLOOR_ULPS * 2 * unit * scale)
+    limit = max(factor * torch_error, floor)
     limit = min(limit, max(CAPS[dtype] * scale, torch.finfo(ours.dtype).tiny))
     return Check(name, error <= limit, error, torch_error, limit, scale)

@@ -54,7 +54,7 @@ def _conv_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
     arguments += [
         ((4, 6, 3), {"padding": 2, "padding_mode": mode}) for mode in ("reflect", "replicate", "circular")
     ]
-    return arguments + [((4, 6, 3), {"padding": "same", "padding_mode": "reflect"})]
+    return [*arguments, ((4, 6, 3), {"padding": "same", "padding_mode": "reflect"})]
 
 
 def _transposed_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -109,7 +109,7 @@ def _conv() -> list[Case]:
 def _pools(dims: int) -> list[Case]:
     shape, spatial = (2, 3, *_SPATIAL[dims]), _SPATIAL[dims]
     kernel, stride, padding = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims]
-    maximum = [
+    maximum: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3,), {"stride": 1}),
@@ -120,7 +120,7 @@ def _pools(dims: int) -> list[Case]:
         ((kernel,), {"stride": stride, "padding": padding}),
         ((5, 1, 2), {}),
     ]
-    average = [
+    average: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3, 2, 1), {"ceil_mode": True}),
@@ -225,7 +225,7 @@ def _batchnorm() -> list[Case]:
             Case("batchnorm", "BatchNorm2d", (6,), shape=(8, 6, 17, 19), values="large_mean", train=train),
             Case("batchnorm", "LazyBatchNorm2d", (), shape=(2, 6, 5, 7), train=train),
         ]
-    return cases + [Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
+    return [*cases, Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
 
 
 # Thresholds are exact in bfloat16, so that every dtype cuts at the same place.
@@ -304,7 +304,8 @@ def _softmax() -> list[Case]:
         ]:  # fmt: skip
             cases.append(Case("softmax", layer, (dim,), shape=shape))
         cases.append(Case("softmax", layer, (-1,), shape=(6, 40), values="large_mean"))
-    return cases + [
+    return [
+        *cases,
         Case("softmax", "Softmax2d", (), shape=(2, 5, 6, 7)),
         Case("softmax", "Softmax2d", (), shape=(5, 6, 7)),
     ]

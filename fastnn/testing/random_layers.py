@@ -60,7 +60,7 @@ def _dropout(
     is_on, is_off = _near(y, on), _near(y, off)
     found = [] if bool((is_on | is_off).all()) else ["values that are neither kept nor dropped"]
     if dx is not None:
-        passed = is_on & (not (p == 1))
+        passed = is_on & (p != 1)
         expected = torch.where(passed, a * dy.double(), torch.zeros_like(dy, dtype=torch.float64))
         ambiguous = is_on & is_off
         if not bool((_near(dx, expected) | ambiguous).all()):

@@ -32,7 +32,7 @@ void backward(const ActivationBackwardParams& p, int64_t begin, int64_t end) {
   const V a(static_cast<C>(p.a)), b(static_cast<C>(p.b));
   const auto run = [&](const auto& dy) {
     for_each_vec<V>(end - begin, [&](int64_t i, int n) {
-      store_n(dx + i, F::backward(dy(i, n), load_n(saved + i, n), a, b), n);
+      store_n(dx + i, fastnn::activations::derivative<F, T>(dy(i, n), load_n(saved + i, n), a, b), n);
     });
   };
   const T* dy = static_cast<const T*>(p.dy);

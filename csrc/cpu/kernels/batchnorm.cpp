@@ -9,6 +9,9 @@
 
 #include "cpu/simd/vec.h"
 
+// gcc 12 takes the arrays of sums below, which begin as zeros, for uninitialised.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 namespace {
 
 using fastnn::Compute;

@@ -32,6 +32,7 @@ struct AvgPoolKernels {
   void (*forward_lines)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char* scratch);
   void (*forward_channels_last)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
   void (*forward_plane)(const AvgPoolParams&, int64_t begin, int64_t end);  // planes
+  void (*backward_plane)(const AvgPoolBackwardParams&, int64_t begin, int64_t end);
   void (*backward_rows)(const AvgPoolBackwardParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
   void (*backward_channels_last)(const AvgPoolBackwardParams&, const PoolBlocks&, int64_t, int64_t, char*);
 };
@@ -61,12 +62,12 @@ struct PoolUnit {
 
 inline PoolUnit pool_unit(const PoolBlocks& b, int64_t unit, int64_t rows, int64_t cols) {
   PoolUnit u;
-  const int64_t row_block = unit % b.row_blocks;
-  unit /= b.row_blocks;
-  u.d = unit % b.depth;
-  unit /= b.depth;
-  u.plane = unit % b.planes;
-  u.col_block = unit / b.planes;
+  const int64_t row_block = floor_mod(unit, b.row_blocks);
+  unit = floor_div(unit, b.row_blocks);
+  u.d = floor_mod(unit, b.depth);
+  unit = floor_div(unit, b.depth);
+  u.col_block = b.col_blocks == 1 ? 0 : unit / b.planes;
+  u.plane = unit - u.col_block * b.planes;
   u.row_begin = row_block * b.rows;
   u.row_end = smaller(u.row_begin + b.rows, rows);
   u.col_begin = u.col_block * b.cols;
@@ -116,6 +117,7 @@ struct ForwardLines {
   C *stage, *line, *counts, *divisors;
   C** taps;
   int32_t* tap_codes;
+  int64_t* tap_offsets;  // of each kw, in the staged row
   const void** rows;
   int64_t* held;  // which row a slot holds
   ForwardLines(const PoolShape& s, const PoolBlocks& b, bool every_row, PoolScratch& scratch) {
@@ -130,6 +132,7 @@ struct ForwardLines {
     divisors = scratch.take<C>(b.cols + kSlack);
     taps = scratch.take<C*>(tap_count(s));
     tap_codes = scratch.take<int32_t>(tap_count(s));
+    tap_offsets = scratch.take<int64_t>(s.kernel[2]);
     rows = scratch.take<const void*>(s.kernel[0] * s.kernel[1]);
     held = scratch.take<int64_t>(slots);
   }
@@ -143,7 +146,7 @@ struct BackwardLines {
   int64_t min_shift, max_shift, length, overlap_d, overlap_h, slots, width;
   C *stage, *line, *spread, *counts;
   typename CodeOf<C>::type* codes;
-  int64_t *held, *residue_begin, *residue_taps;
+  int64_t *held, *residue_begin, *residue_taps, *tap_offsets;
   BackwardLines(const PoolShape& s, const PoolBlocks& b, bool adaptive, PoolScratch& scratch) {
     const int64_t stride = adaptive ? 1 : s.stride[2];
     min_shift = adaptive ? 0 : column_tap(s, 0).shift;
@@ -161,25 +164,28 @@ struct BackwardLines {
     held = scratch.take<int64_t>(slots);
     residue_begin = scratch.take<int64_t>(stride + 1);
     residue_taps = scratch.take<int64_t>(s.kernel[2]);
+    tap_offsets = scratch.take<int64_t>(s.kernel[2]);  // offset() of each of residue_taps
   }
+  // Where in a line the windows stand whose tap kw falls on the first group.
+  int64_t offset(const PoolShape& s, int64_t kw) const { return max_shift - column_tap(s, kw).shift; }
   // Sorts the taps along W by residue.
   void sort_taps(const PoolShape& s) const {
     int64_t n = 0;
     for (int64_t r = 0; r < s.stride[2]; ++r) {
       residue_begin[r] = n;
       for (int64_t kw = 0; kw < s.kernel[2]; ++kw)
-        if (column_tap(s, kw).residue == r) residue_taps[n++] = kw;
+        if (column_tap(s, kw).residue == r) tap_offsets[n] = offset(s, kw), residue_taps[n++] = kw;
     }
     residue_begin[s.stride[2]] = n;
   }
-  // Where in a line the windows stand whose tap kw falls on the first group.
-  int64_t offset(const PoolShape& s, int64_t kw) const { return max_shift - column_tap(s, kw).shift; }
   // The outputs that a block of groups needs.
   PoolRange outputs(const PoolShape& s, const PoolUnit& u) const {
     const int64_t begin = larger(0, u.col_begin - max_shift);
     return {begin, larger(begin, smaller(s.out[2], u.col_end - min_shift))};
   }
-  int64_t slot(int64_t od, int64_t oh) const { return od % overlap_d * overlap_h + oh % overlap_h; }
+  int64_t slot(int64_t od, int64_t oh) const {
+    return floor_mod(od, overlap_d) * overlap_h + floor_mod(oh, overlap_h);
+  }
 };
 
 }  // namespace

@@ -52,9 +52,21 @@ struct Mean {
   FASTNN_INLINE Vec<C> operator()(Vec<C> v, int64_t i) const {
     return multiply ? v * load(divisors + i) : v / load(divisors + i);
   }
-  FASTNN_INLINE C operator()(C v, int64_t od, int64_t oh, int64_t ow) const {
-    return v / static_cast<C>(outer_count(od, oh) * column_count(ow));
+  // For a window of `taps` columns in a row whose outer_count() is `outer`.
+  FASTNN_INLINE C operator()(C v, int64_t outer, int64_t taps, int64_t ow) const {
+    return v / static_cast<C>(outer * (s.adaptive ? taps : column_count(ow)));
   }
+};
+
+// One divisor for a whole vector; a power of two is multiplied by its exact reciprocal.
+template <class C>
+struct Divisor {
+  bool exact;
+  Vec<C> by;
+  FASTNN_INLINE explicit Divisor(int64_t count)
+      : exact(count > 0 && Mean<C>::power_of_two(count)),
+        by(exact ? 1 / static_cast<C>(count) : static_cast<C>(count)) {}
+  FASTNN_INLINE Vec<C> operator()(Vec<C> v) const { return exact ? v * by : v / by; }
 };
 
 template <class C, class P>
@@ -87,11 +99,19 @@ void forward_channels_last(const AvgPoolParams& p, const PoolBlocks& b, int64_t 
     const auto mean = mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr));
     for_each_output_pixel(
         p.shape, x, b, begin, end, PoolScratch(scratch),
-        [&](auto* taps, const int32_t*, int64_t n, int64_t od, int64_t oh, int64_t ow, int64_t at) {
-          const Vec<C> divisor(static_cast<C>(mean.outer_count(od, oh) * mean.column_count(ow)));
-          fold_taps<Sum>(taps, n, p.shape.c, y + at, [&](Vec<C> v, int64_t) { return v / divisor; });
+        [&](const T** taps, const int32_t*, int64_t n, int64_t od, int64_t oh, int64_t ow, int64_t at) {
+          const Divisor<C> divide(mean.outer_count(od, oh) * mean.column_count(ow));
+          with_window(n, [&](auto count) {
+            fold_taps<Sum>(taps, count, p.shape.c, y + at, [&](Vec<C> v, int64_t) { return divide(v); });
+          });
         });
   });
+}
+
+template <class C, class P>
+C plane_divisor(const P& p) {
+  const Mean<C> mean = mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr));
+  return static_cast<C>(mean.outer_count(0, 0) * mean.column_count(0));
 }
 
 // One window that is the whole plane: a sum over contiguous memory.
@@ -100,7 +120,7 @@ void forward_plane(const AvgPoolParams& p, int64_t begin, int64_t end) {
     using C = Compute<T>;
     using V = Vec<C>;
     const int64_t n = plane_inputs(p.shape);
-    const auto mean = mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr));
+    const C divisor = plane_divisor<C>(p);
     for (int64_t plane = begin; plane < end; ++plane) {
       const T* in = x + plane * n;
       V sums[4] = {V(C(0)), V(C(0)), V(C(0)), V(C(0))};
@@ -112,7 +132,19 @@ void forward_plane(const AvgPoolParams& p, int64_t begin, int64_t end) {
         sums[k & 3] += load_n(in + i, left < V::N ? static_cast<int>(left) : V::N);
       }
       const C sum = reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
-      y[plane] = from_compute<T>(mean(sum, 0, 0, 0));
+      y[plane] = from_compute<T>(sum / divisor);
+    }
+  });
+}
+
+void backward_plane(const AvgPoolBackwardParams& p, int64_t begin, int64_t end) {
+  with_dtype(p, p.dy, p.dx, [&]<class T>(const T* dy, T* dx) {
+    using V = Vec<Compute<T>>;
+    const int64_t n = plane_inputs(p.shape);
+    const auto divisor = plane_divisor<Compute<T>>(p);
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const V g(to_compute(dy[plane]) / divisor);
+      for_each_vec<V>(n, [&](int64_t i, int lanes) { store_n(dx + plane * n + i, g, lanes); });
     }
   });
 }
@@ -144,7 +176,7 @@ void spread_row(const PoolShape& s, const BackwardLines<C>& lines, const PoolUni
   store_columns(s.stride[2], width, spread, lines.line, lines.length, [&](int64_t r, int64_t q) {
     V sum(C(0));
     for (int64_t t = lines.residue_begin[r]; t < lines.residue_begin[r + 1]; ++t)
-      sum += load(divided + lines.offset(s, lines.residue_taps[t]) + q);
+      sum += load(divided + lines.tap_offsets[t] + q);
     return sum;
   });
 }
@@ -215,13 +247,17 @@ void backward_channels_last(const AvgPoolBackwardParams& p, const PoolBlocks& b,
     for_each_input_pixel(
         p.shape, b, begin, end, PoolScratch(scratch),
         [&](const CoveringWindow* windows, int64_t n, int64_t at) {
+          // Away from the borders all divisors are equal, and one division after the sum is enough.
+          bool uniform = n > 0;
+          for (int64_t k = 1; k < n; ++k) uniform &= windows[k].divisor == windows[0].divisor;
+          const Divisor<C> last(uniform ? windows[0].divisor : 1);
           for_each_vec<V>(p.shape.c, [&](int64_t i, int lanes) {
             V sum(C(0));
             for (int64_t k = 0; k < n; ++k) {
-              const V divisor(static_cast<C>(windows[k].divisor));
-              sum += load_n(dy + windows[k].offset + i, lanes) / divisor;
+              const V g = load_n(dy + windows[k].offset + i, lanes);
+              sum += uniform ? g : g / V(static_cast<C>(windows[k].divisor));
             }
-            store_n(dx + at + i, sum, lanes);
+            store_n(dx + at + i, last(sum), lanes);
           });
         },
         [&](int64_t od, int64_t oh, int64_t ow) { return mean.outer_count(od, oh) * mean.column_count(ow); });
@@ -232,6 +268,6 @@ void backward_channels_last(const AvgPoolBackwardParams& p, const PoolBlocks& b,
 
 namespace fastnn::cpu::FASTNN_ISA {
 extern const AvgPoolKernels avg_pool;
-const AvgPoolKernels avg_pool = {forward_rows,  forward_lines, forward_channels_last,
-                                 forward_plane, backward_rows, backward_channels_last};
+const AvgPoolKernels avg_pool = {forward_rows,   forward_lines, forward_channels_last, forward_plane,
+                                 backward_plane, backward_rows, backward_channels_last};
 }  // namespace fastnn::cpu::FASTNN_ISA

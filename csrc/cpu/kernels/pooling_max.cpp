@@ -44,18 +44,6 @@ FASTNN_INLINE void max_taps(const S* const* taps, const int32_t* tap_codes, Coun
   });
 }
 
-// The tap counts of 2 x 2 and 3 x 3 windows besides the short ones.
-template <class F>
-FASTNN_INLINE void with_window(int64_t n, const F& f) {
-  switch (n) {
-    case 2: return f(Known<2>{});
-    case 3: return f(Known<3>{});
-    case 4: return f(Known<4>{});
-    case 9: return f(Known<9>{});
-    default: return f(n);
-  }
-}
-
 template <class T, class K>
 void forward_rows_with_codes(const PoolShape& s, const T* x, T* y, K* codes, const PoolBlocks& b,
                              int64_t begin, int64_t end, PoolScratch scratch) {
@@ -63,6 +51,10 @@ void forward_rows_with_codes(const PoolShape& s, const T* x, T* y, K* codes, con
   const ForwardLines<C> lines(s, b, true, scratch);
   const int64_t slot_size = s.stride[2] * lines.length;
   Code<C>* first = reinterpret_cast<Code<C>*>(lines.counts);
+  for (int64_t kw = 0; kw < s.kernel[2]; ++kw) {
+    const ColumnTap tap = column_tap(s, kw);
+    lines.tap_offsets[kw] = tap.residue * lines.length + tap.shift - lines.min_shift;
+  }
   int64_t prepared = -1;
   for (int64_t unit = begin; unit < end; ++unit) {
     const PoolUnit u = pool_unit(b, unit, s.out[1], s.out[2]);
@@ -83,17 +75,18 @@ void forward_rows_with_codes(const PoolShape& s, const T* x, T* y, K* codes, con
       int64_t n = 0;
       for (int64_t kd = wd.lo; kd < wd.hi; ++kd)
         for (int64_t kh = wh.lo; kh < wh.hi; ++kh) {
-          const int64_t h = wh.begin + kh * s.dilation[1], slot = kd * lines.extent + h % lines.extent;
+          const int64_t h = wh.begin + kh * s.dilation[1],
+                        slot = kd * lines.extent + floor_mod(h, lines.extent);
           C* stage = lines.stage + slot * slot_size;
           if (lines.held[slot] != h) {
             lines.held[slot] = h;
             const T* row = plane + ((wd.begin + kd * s.dilation[0]) * s.in[1] + h) * s.in[2];
             stage_rows<Max>(&row, Known<1>{}, at, stage, lines.line);
           }
+          const int64_t code = (kd * s.kernel[1] + kh) * s.kernel[2];
           for (int64_t kw = 0; kw < s.kernel[2]; ++kw, ++n) {
-            const ColumnTap tap = column_tap(s, kw);
-            lines.taps[n] = stage + tap.residue * lines.length + tap.shift - lines.min_shift;
-            lines.tap_codes[n] = static_cast<int32_t>((kd * s.kernel[1] + kh) * s.kernel[2] + kw);
+            lines.taps[n] = stage + lines.tap_offsets[kw];
+            lines.tap_codes[n] = static_cast<int32_t>(code + kw);
           }
         }
       const int64_t offset = out + oh * s.out[2];
@@ -124,6 +117,7 @@ void forward_lines_with_codes(const PoolShape& s, const T* x, T* y, K* codes, co
   const T** rows = scratch.take<const T*>(s.kernel[0] * s.kernel[1]);
   int32_t* row_codes = scratch.take<int32_t>(s.kernel[0] * s.kernel[1]);
   int32_t* won = scratch.take<int32_t>(s.in[2] + kSlack);
+  const PoolWindow* windows = column_windows(s, scratch);
   for (int64_t unit = begin; unit < end; ++unit) {
     const PoolUnit u = pool_unit(b, unit, s.out[1], s.out[2]);
     const T* plane = x + u.plane * plane_inputs(s);
@@ -132,7 +126,7 @@ void forward_lines_with_codes(const PoolShape& s, const T* x, T* y, K* codes, co
       const int64_t n_rows = window_rows(s, plane, u.d, oh, rows, row_codes);
       max_taps(rows, row_codes, n_rows, s.in[2], static_cast<const Code<C>*>(nullptr), line, won);
       for (int64_t ow = u.col_begin; ow < u.col_end; ++ow) {
-        const PoolWindow w = pool_window(s, 2, ow);
+        const PoolWindow w = windows[ow];
         int64_t column = w.lo, from = w.begin + w.lo * s.dilation[2];
         C best = line[from];
         int32_t row = won[from];
@@ -152,6 +146,7 @@ void forward_lines_with_codes(const PoolShape& s, const T* x, T* y, K* codes, co
 }
 
 struct KeepScalar {
+  FASTNN_INLINE int64_t outer_count(int64_t, int64_t) const { return 1; }
   template <class C>
   FASTNN_INLINE C operator()(C v, int64_t, int64_t, int64_t) const {
     return v;
@@ -177,9 +172,14 @@ void forward_channels_last(const MaxPoolParams& p, const PoolBlocks& b, int64_t 
       for_each_output_pixel(
           p.shape, x, b, begin, end, PoolScratch(scratch),
           [&](const T** taps, const int32_t* tap_codes, int64_t n, int64_t, int64_t, int64_t, int64_t at) {
-            if (!p.codes) return fold_taps<Max>(taps, n, channels, y + at, Keep{});
-            max_taps(taps, tap_codes, n, channels, static_cast<const Code<C>*>(nullptr), y + at,
-                     static_cast<K*>(p.codes) + at);
+            if (!p.codes) {
+              return with_window(n,
+                                 [&](auto count) { fold_taps<Max>(taps, count, channels, y + at, Keep{}); });
+            }
+            with_window(n, [&](auto count) {
+              max_taps(taps, tap_codes, count, channels, static_cast<const Code<C>*>(nullptr), y + at,
+                       static_cast<K*>(p.codes) + at);
+            });
           });
     });
   });
@@ -258,7 +258,7 @@ void backward_rows_of(const PoolShape& s, const T* dy, const K* codes, T* dx, co
         tap_begin[r] = count;
         for (int64_t row = 0; row < n; ++row)
           for (int64_t t = lines.residue_begin[r]; t < lines.residue_begin[r + 1]; ++t) {
-            const int64_t kw = lines.residue_taps[t], offset = lines.offset(s, kw);
+            const int64_t kw = lines.residue_taps[t], offset = lines.tap_offsets[t];
             taps[count++] = {staged[row] + offset, lines.codes + (staged[row] - lines.stage) + offset,
                              static_cast<Code<C>>(base[row] + kw)};
           }
@@ -341,14 +341,17 @@ void backward_channels_last(const MaxPoolBackwardParams& p, const PoolBlocks& b,
       for_each_input_pixel(
           p.shape, b, begin, end, PoolScratch(scratch),
           [&](const CoveringWindow* windows, int64_t n, int64_t at) {
-            for_each_vec<V>(p.shape.c, [&](int64_t i, int lanes) {
-              V sum(C(0));
-              for (int64_t k = 0; k < n; ++k) {
-                const int64_t from = windows[k].offset + i;
-                const Mask<C> hit{load_wide<C>(codes + from, lanes) == static_cast<Code<C>>(windows[k].tap)};
-                sum += select(hit, load_n(dy + from, lanes), V(C(0)));
-              }
-              store_n(dx + at + i, sum, lanes);
+            with_window(n, [&](auto count) {
+              for_each_vec<V>(p.shape.c, [&](int64_t i, int lanes) {
+                V sum(C(0));
+                for (int64_t k = 0; k < count; ++k) {
+                  const int64_t from = windows[k].offset + i;
+                  const Mask<C> hit{load_wide<C>(codes + from, lanes) ==
+                                    static_cast<Code<C>>(windows[k].tap)};
+                  sum += select(hit, load_n(dy + from, lanes), V(C(0)));
+                }
+                store_n(dx + at + i, sum, lanes);
+              });
             });
           },
           [](int64_t, int64_t, int64_t) { return int64_t{1}; });

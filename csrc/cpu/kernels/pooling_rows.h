@@ -68,6 +68,18 @@ FASTNN_INLINE void with_count(int64_t n, const F& f) {
   }
 }
 
+// The tap counts of 2 x 2 and 3 x 3 windows besides the short ones.
+template <class F>
+FASTNN_INLINE void with_window(int64_t n, const F& f) {
+  switch (n) {
+    case 2: return f(Known<2>{});
+    case 3: return f(Known<3>{});
+    case 4: return f(Known<4>{});
+    case 9: return f(Known<9>{});
+    default: return f(n);
+  }
+}
+
 template <class C>
 FASTNN_INLINE void fill(C* p, int64_t n, C value) {
   for (int64_t i = 0; i < n; ++i) p[i] = value;
@@ -201,6 +213,12 @@ void fold_forward_rows(const PoolShape& s, const T* x, T* y, const PoolBlocks& b
   }
 }
 
+FASTNN_INLINE const PoolWindow* column_windows(const PoolShape& s, PoolScratch& scratch) {
+  PoolWindow* windows = scratch.take<PoolWindow>(s.out[2]);
+  for (int64_t ow = 0; ow < s.out[2]; ++ow) windows[ow] = pool_window(s, 2, ow);
+  return windows;
+}
+
 // NCHW, windows of any size, no codes: the rows of a window are folded into one row, and that is folded
 // window by window.
 template <class Op, class T, class Finish>
@@ -209,6 +227,7 @@ void fold_forward_lines(const PoolShape& s, const T* x, T* y, const PoolBlocks& 
   using C = Compute<T>;
   C* line = scratch.take<C>(s.in[2] + kSlack);
   const T** rows = scratch.take<const T*>(s.kernel[0] * s.kernel[1]);
+  const PoolWindow* windows = column_windows(s, scratch);
   for (int64_t unit = begin; unit < end; ++unit) {
     const PoolUnit u = pool_unit(b, unit, s.out[1], s.out[2]);
     const T* plane = x + u.plane * plane_inputs(s);
@@ -216,12 +235,13 @@ void fold_forward_lines(const PoolShape& s, const T* x, T* y, const PoolBlocks& 
     for (int64_t oh = u.row_begin; oh < u.row_end; ++oh) {
       const int64_t n_rows = window_rows(s, plane, u.d, oh, rows);
       fold_taps<Op, T>(rows, n_rows, s.in[2], line, Keep{});
+      const int64_t outer = finish.outer_count(u.d, oh);
       for (int64_t ow = u.col_begin; ow < u.col_end; ++ow) {
-        const PoolWindow w = pool_window(s, 2, ow);
+        const PoolWindow w = windows[ow];
         const C* in = line + w.begin;
         C v = in[w.lo * s.dilation[2]];
         for (int64_t k = w.lo + 1; k < w.hi; ++k) v = Op::combine_scalar(v, in[k * s.dilation[2]]);
-        out[oh * s.out[2] + ow] = from_compute<T>(finish(v, u.d, oh, ow));
+        out[oh * s.out[2] + ow] = from_compute<T>(finish(v, outer, w.hi - w.lo, ow));
       }
     }
   }

@@ -12,6 +12,8 @@ namespace {
 
 using namespace fastnn;
 
+constexpr int64_t kSumBlock = 2048;
+
 template <class V>
 FASTNN_INLINE V minus_infinity() {
   return V(static_cast<typename V::Scalar>(-__builtin_inf()));
@@ -49,11 +51,16 @@ void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
           length, [&](int64_t i, int n) { best = max(best, lanes_or_lowest(load_n(x + i, n) * sign, n)); });
       const V peak(reduce_max(best));
       V total(C(0));
-      for_each_vec<V>(length, [&](int64_t i, int n) {
-        const V e = exp(lanes_or_lowest(load_n(x + i, n) * sign, n) - peak);
-        total += e;
-        if (!p.log) store_n(exps + i, e, n);
-      });
+      // Blocks of the row are added up apart: a long chain of float additions would lose digits.
+      for (int64_t block = 0; block < length; block += kSumBlock) {
+        V partial(C(0));
+        for_each_vec<V>(length - block < kSumBlock ? length - block : kSumBlock, [&](int64_t i, int n) {
+          const V e = exp(lanes_or_lowest(load_n(x + block + i, n) * sign, n) - peak);
+          partial += e;
+          if (!p.log) store_n(exps + block + i, e, n);
+        });
+        total += partial;
+      }
       const V sum(reduce_add(total));
       if (p.log) {
         const V logarithm = log(sum);

@@ -14,8 +14,14 @@ struct PoolRange {
   int64_t begin, end;
 };
 
+// Strides of 1 and 2 are nearly all there are, and a division costs as much as a row of a small picture.
 inline int64_t floor_div(int64_t a, int64_t b) {
+  if (b == 1) return a;
+  if (b == 2) return a >> 1;
   return a >= 0 ? a / b : -((b - 1 - a) / b);
+}
+inline int64_t floor_mod(int64_t a, int64_t b) {
+  return a - floor_div(a, b) * b;
 }
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return -floor_div(-a, b);
@@ -53,7 +59,8 @@ inline int64_t pool_count(const fastnn::PoolShape& s, int dim, int64_t o, bool i
 inline PoolRange pool_covering(const fastnn::PoolShape& s, int dim, int64_t i) {
   if (s.adaptive) return {i * s.out[dim] / s.in[dim], ceil_div((i + 1) * s.out[dim], s.in[dim])};
   const int64_t extent = (s.kernel[dim] - 1) * s.dilation[dim] + 1, at = i + s.padding[dim];
-  return {larger(0, ceil_div(at - extent + 1, s.stride[dim])), smaller(s.out[dim], at / s.stride[dim] + 1)};
+  return {larger(0, ceil_div(at - extent + 1, s.stride[dim])),
+          smaller(s.out[dim], floor_div(at, s.stride[dim]) + 1)};
 }
 
 // The most outputs that one input can have.
@@ -65,7 +72,7 @@ inline int64_t pool_overlap(const fastnn::PoolShape& s, int dim) {
 // The tap at which window o reads input position i, or -1 where i falls between two taps.
 inline int64_t pool_tap(const fastnn::PoolShape& s, int dim, int64_t o, int64_t i) {
   const int64_t at = i - pool_window(s, dim, o).begin;
-  return at % s.dilation[dim] == 0 ? at / s.dilation[dim] : -1;
+  return floor_mod(at, s.dilation[dim]) == 0 ? floor_div(at, s.dilation[dim]) : -1;
 }
 
 }  // namespace

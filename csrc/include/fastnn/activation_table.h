@@ -6,6 +6,7 @@
 // modules.
 //
 //   kReadsY        the backward reads y: less memory, as y is kept for the next layer anyway, and cheaper
+//   kHalfReadsX    16-bit types read x all the same, in backward_x(): rounding y loses the slope or the kink
 //   kA, kB         the parameters: torch's names and defaults
 //   kCost          time per element in units of a copy's, for the choice of threads
 //   supports(a, b) whether the formulas hold: that y tells which side of the kink x was on, for one
@@ -59,6 +60,9 @@ namespace activations {
 #define FASTNN_FORWARD \
   template <class V>   \
   static FASTNN_HOST_DEVICE V forward(V x, [[maybe_unused]] V a, [[maybe_unused]] V b)
+#define FASTNN_BACKWARD_X \
+  template <class V>      \
+  static FASTNN_HOST_DEVICE V backward_x(V dy, V x, [[maybe_unused]] V a, [[maybe_unused]] V b)
 #define FASTNN_BACKWARD \
   template <class V>    \
   static FASTNN_HOST_DEVICE V backward(V dy, V s, [[maybe_unused]] V a, [[maybe_unused]] V b)
@@ -72,6 +76,7 @@ template <bool reads_y, int cost>
 struct Traits {
   static constexpr bool kReadsY = reads_y;
   static constexpr int kCost = cost;
+  static constexpr bool kHalfReadsX = false;
   static constexpr Parameter kA{}, kB{};
   static constexpr bool supports(double, double) { return true; }
 };
@@ -79,6 +84,12 @@ struct Traits {
 constexpr double kSeluAlpha = 1.6732632423543772848170429916717;
 constexpr double kSeluScale = 1.0507009873554804934193349852946;
 constexpr double kSqrtHalf = 0.70710678118654752440, kSqrtTwoOverPi = 0.79788456080286535588;
+
+// 0, or NaN for an infinite x: what torch's product and quotient rules give there.
+template <class V>
+FASTNN_HOST_DEVICE V nan_if_infinite(V x) {
+  return x * V(0);
+}
 
 struct Relu : Traits<true, 1> {
   FASTNN_FORWARD { return max(V(0), x); }  // this order keeps a NaN
@@ -93,10 +104,12 @@ struct LeakyRelu : Traits<true, 1> {
 };
 
 struct Elu : Traits<true, 3> {  // a exp(x) = y + a
+  static constexpr bool kHalfReadsX = true;
   static constexpr Parameter kA{"alpha", 1};
   static constexpr bool supports(double a, double) { return a >= 0; }
   FASTNN_FORWARD { return select(x > V(0), x, a * expm1(x)); }
   FASTNN_BACKWARD { return select(s > V(0), dy, dy * (s + a)); }
+  FASTNN_BACKWARD_X { return select(x > V(0), dy, dy * (a * exp(x))); }
 };
 
 struct Sigmoid : Traits<true, 4> {
@@ -110,9 +123,11 @@ struct Tanh : Traits<true, 4> {
 };
 
 struct Hardtanh : Traits<true, 1> {
+  static constexpr bool kHalfReadsX = true;
   static constexpr Parameter kA{"min_val", -1}, kB{"max_val", 1};
   FASTNN_FORWARD { return min(b, max(a, x)); }
   FASTNN_BACKWARD { return select((s > a) & (s < b), dy, V(0)); }
+  FASTNN_BACKWARD_X { return backward(dy, x, a, b); }
 };
 
 struct Relu6 : Traits<true, 1> {
@@ -121,15 +136,19 @@ struct Relu6 : Traits<true, 1> {
 };
 
 struct Selu : Traits<true, 3> {
+  static constexpr bool kHalfReadsX = true;
   FASTNN_FORWARD { return select(x > V(0), x * V(kSeluScale), V(kSeluScale * kSeluAlpha) * expm1(x)); }
   FASTNN_BACKWARD { return dy * select(s > V(0), V(kSeluScale), s + V(kSeluScale * kSeluAlpha)); }
+  FASTNN_BACKWARD_X { return dy * select(x > V(0), V(kSeluScale), V(kSeluScale * kSeluAlpha) * exp(x)); }
 };
 
 struct Celu : Traits<true, 4> {  // exp(x / a) = y / a + 1
+  static constexpr bool kHalfReadsX = true;
   static constexpr Parameter kA{"alpha", 1};
   static constexpr bool supports(double a, double) { return a > 0; }
   FASTNN_FORWARD { return select(x > V(0), x, a * expm1(x / a)); }
   FASTNN_BACKWARD { return select(s > V(0), dy, dy * (s / a + V(1))); }
+  FASTNN_BACKWARD_X { return select(x > V(0), dy, dy * exp(x / a)); }
 };
 
 struct Gelu : Traits<false, 6> {  // x cdf(x); the derivative is cdf(x) + x pdf(x)
@@ -148,9 +167,11 @@ struct GeluTanh
     : Traits<false, 5> {  // x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
   FASTNN_FORWARD { return x * sigmoid(V(2 * kSqrtTwoOverPi) * x * (V(1) + V(0.044715) * x * x)); }
   FASTNN_BACKWARD {
-    const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s;
-    const V g = sigmoid(k * s * (V(1) + p));
-    return dy * (g + s * g * (V(1) - g) * k * (V(1) + V(3) * p));
+    // g = sigmoid(2u) and g (1 - g) from e = exp(-|2u|): 1 - g itself would have lost its digits.
+    const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s, u = k * s * (V(1) + p);
+    const V e = exp(-abs(u)), q = V(1) / (V(1) + e);
+    const V g = select(u < V(0), e * q, q);
+    return dy * (g + s * (e * q * q) * k * (V(1) + V(3) * p));
   }
 };
 
@@ -168,8 +189,8 @@ struct Mish : Traits<false, 4> {  // x tanh(log(1 + e^x)) = x n / (n + 2), n = e
     return x * (n / (n + V(2)));
   }
   FASTNN_BACKWARD {
-    const V e = exp(min(V(20), s)), n = e * (e + V(2)), r = V(1) / (n + V(2));
-    return dy * (r * (n + V(4) * s * e * (e + V(1)) * r));
+    const V t = min(V(20), s), e = exp(t), n = e * (e + V(2)), r = V(1) / (n + V(2));
+    return dy * (r * (n + V(4) * (t * e) * (e + V(1)) * r) + nan_if_infinite(s));
   }
 };
 
@@ -189,21 +210,21 @@ struct Softsign : Traits<false, 2> {
   FASTNN_FORWARD { return x / (V(1) + abs(x)); }
   FASTNN_BACKWARD {
     const V r = V(1) / (V(1) + abs(s));
-    return dy * r * r;
+    return dy * (r * r + nan_if_infinite(s));
   }
 };
 
 struct Hardswish : Traits<false, 1> {
-  FASTNN_FORWARD { return x * (min(V(6), max(V(0), x + V(3))) * V(1.0 / 6)); }
+  FASTNN_FORWARD { return x * min(V(6), max(V(0), x + V(3))) / V(6); }
   FASTNN_BACKWARD {
     const V inside = dy * (s * V(1.0 / 3) + V(0.5));
     return select(s <= V(-3), V(0), select(s >= V(3), dy, inside));
   }
 };
 
-struct Hardsigmoid : Traits<true, 1> {
-  FASTNN_FORWARD { return min(V(6), max(V(0), x + V(3))) * V(1.0 / 6); }
-  FASTNN_BACKWARD { return select((s > V(0)) & (s < V(1)), dy * V(1.0 / 6), V(0)); }
+struct Hardsigmoid : Traits<true, 1> {  // torch's derivative is this float in float64 too
+  FASTNN_FORWARD { return min(V(6), max(V(0), x + V(3))) / V(6); }
+  FASTNN_BACKWARD { return select((s > V(0)) & (s < V(1)), dy * V(1.0f / 6), V(0)); }
 };
 
 struct Logsigmoid : Traits<false, 5> {
@@ -218,7 +239,7 @@ struct Threshold : Traits<false, 1> {
 };
 
 struct Tanhshrink : Traits<false, 4> {
-  FASTNN_FORWARD { return x - tanh(x); }
+  FASTNN_FORWARD { return tanhshrink(x); }
   FASTNN_BACKWARD {
     const V t = tanh(s);
     return dy * t * t;
@@ -240,24 +261,41 @@ struct Hardshrink : Traits<false, 1> {
 
 #undef FASTNN_FORWARD
 #undef FASTNN_BACKWARD
+#undef FASTNN_BACKWARD_X
+
+// The derivative for tensors of type T, from what ActivationInfo::saves_y() says.
+template <class F, class T, class V>
+FASTNN_HOST_DEVICE V derivative(V dy, V s, V a, V b) {
+  if constexpr (F::kHalfReadsX && sizeof(T) == 2) {
+    return F::backward_x(dy, s, a, b);
+  } else {
+    return F::backward(dy, s, a, b);
+  }
+}
 
 }  // namespace activations
 
 // The table as data, in the order of ActivationKind.
 struct ActivationInfo {
   const char* name;
-  bool reads_y;
+  bool reads_y, half_reads_x;
   int cost;
   activations::Parameter a, b;
   bool (*supports)(double a, double b);
+
+  constexpr bool saves_y(DType dtype) const {
+    const bool half = dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+    return reads_y && !(half && half_reads_x);
+  }
 };
 constexpr ActivationInfo kActivationInfo[] = {
-#define FASTNN_INFO(name, Struct) \
-  {#name,                         \
-   activations::Struct::kReadsY,  \
-   activations::Struct::kCost,    \
-   activations::Struct::kA,       \
-   activations::Struct::kB,       \
+#define FASTNN_INFO(name, Struct)    \
+  {#name,                            \
+   activations::Struct::kReadsY,     \
+   activations::Struct::kHalfReadsX, \
+   activations::Struct::kCost,       \
+   activations::Struct::kA,          \
+   activations::Struct::kB,          \
    activations::Struct::supports},
     FASTNN_ACTIVATIONS(FASTNN_INFO)
 #undef FASTNN_INFO

@@ -40,6 +40,9 @@ namespace fastnn {
   FASTNN_HOST_DEVICE T tanh(T x) {                   \
     return ::tanh##suffix(x);                        \
   }                                                  \
+  FASTNN_HOST_DEVICE T tanhshrink(T x) {             \
+    return x - ::tanh##suffix(x);                    \
+  }                                                  \
   FASTNN_HOST_DEVICE T erf(T x) {                    \
     return ::erf##suffix(x);                         \
   }                                                  \
