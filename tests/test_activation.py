@@ -18,7 +18,7 @@ LAYERS = [
     ("Tanh", {}),
     ("ReLU6", {}),
     ("SELU", {}),
-    ("CELU", {"alpha": 1.3}),
+    ("CELU", {"alpha": 0.5}),  # with an exact inverse: torch rounds it to a float
     ("GELU", {}),
     ("GELU", {"approximate": "tanh"}),
     ("SiLU", {}),
@@ -89,7 +89,8 @@ def test_specials(name, kwargs, dtype, capability):
     )
     one = layers((3, 4 if name == "GLU" else 3, 67), [(name, kwargs)])[0]
     x = sprinkle(torch.randn(one.shape, dtype=dtype), specials)
-    check_specials(one, x, signs=True)
+    # Within the shrunk interval torch's vectors give 0 and its scalar tails -0 for a negative x.
+    check_specials(one, x, signs=name != "Softshrink")
 
 
 @pytest.mark.parametrize("point", [-3.0, -1.0, -0.75, -0.3, 0.0, 0.1, 0.7, 0.75, 1.0, 3.0, 6.0])

@@ -73,6 +73,14 @@ Tensor in_format(const Tensor& t, at::MemoryFormat format) {
   return format == at::MemoryFormat::Contiguous ? t : at::empty(t.sizes(), t.options(), format).copy_(t);
 }
 
+void check_arguments(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, bool transposed,
+                     int64_t groups) {
+  const int64_t channels = transposed ? w.size(0) : w.size(1) * groups;
+  TORCH_CHECK(x.dim() == w.dim() && x.size(1) == channels && x.scalar_type() == w.scalar_type(),
+              "fastnn: weight of sizes ", w.sizes(), " does not fit an input of sizes ", x.sizes());
+  if (b && b->defined()) check_sizes(*b, {transposed ? w.size(1) * groups : w.size(0)}, x, "bias");
+}
+
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
 // y: [N, K, ...] of x: [N, C, ...], w: [K, C / G, ...] or, transposed, [C, K / G, ...], b: [K].
@@ -80,6 +88,9 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
                 IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                 int64_t groups) {
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  check_arguments(x, w, b, transposed, groups);
+  for (size_t i = 2; i < shape.size(); ++i)
+    TORCH_CHECK(shape[i] > 0, "fastnn: weight is larger than the padded input");
   Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(shape), x.options());
   const Tensor dense_x = x.contiguous(), dense_w = w.contiguous();
   const Tensor dense_b = b && b->defined() ? b->contiguous() : Tensor();
@@ -104,8 +115,11 @@ Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&,
 }
 
 Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
-                          IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef,
-                          int64_t groups, std::array<bool, 3> output_mask) {
+                          IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                          IntArrayRef output_padding, int64_t groups, std::array<bool, 3> output_mask) {
+  check_arguments(x, w, std::nullopt, transposed, groups);
+  const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  check_sizes(dy, C10_AS_INTARRAYREF_SLOW(shape), x, "dy");
   const Tensor dense_dy = dy.contiguous();
   const ConvGeometry p = transposed ? geometry(dy, w, x, stride, padding, dilation, groups)
                                     : geometry(x, w, dy, stride, padding, dilation, groups);
@@ -325,23 +339,26 @@ struct Call {
     const Op& op = (transposed ? conv_transpose_ops : conv_ops)[nd - 1];
     const char* reason = why_not(op, input, weight, bias ? *bias : Tensor());
     if (reason == nullptr && !usual()) reason = "unusual shapes or arguments";
-    return front(op, reason, [&] { return native(); }, torch);
+    // torch gets the lists in full, as its own Python functions give them.
+    return front(op, reason, [&] { return native(); }, [&] { return torch(*this); });
   }
 };
 
 #define FASTNN_CONV(ND)                                                                                      \
   Tensor conv##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,           \
                      IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {        \
-    return Call(input, weight, bias, false, ND, groups, stride, padding, dilation, {0}).run([&] {            \
-      return at::conv##ND##d(input, weight, bias, stride, padding, dilation, groups);                        \
+    const Call call(input, weight, bias, false, ND, groups, stride, padding, dilation, {0});                 \
+    return call.run([&](const Call& c) {                                                                     \
+      return at::conv##ND##d(input, weight, bias, c.stride, c.padding, c.dilation, groups);                  \
     });                                                                                                      \
   }                                                                                                          \
   Tensor conv_transpose##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, \
                                IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,          \
                                int64_t groups, IntArrayRef dilation) {                                       \
-    return Call(input, weight, bias, true, ND, groups, stride, padding, dilation, output_padding).run([&] {  \
-      return at::conv_transpose##ND##d(input, weight, bias, stride, padding, output_padding, groups,         \
-                                       dilation);                                                            \
+    const Call call(input, weight, bias, true, ND, groups, stride, padding, dilation, output_padding);       \
+    return call.run([&](const Call& c) {                                                                     \
+      return at::conv_transpose##ND##d(input, weight, bias, c.stride, c.padding, c.output_padding, groups,   \
+                                       c.dilation);                                                          \
     });                                                                                                      \
   }
 FASTNN_CONV(1)
