@@ -17,7 +17,11 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-constexpr int kSigmoidFunction = 6;  // a quotient of two rounded numbers: a little more than the others
+// The last two are made of several rounded numbers.
+double allowed_ulps(int function) {
+  constexpr int kSigmoidFunction = 6, kTanhshrinkFunction = 7;
+  return function == kTanhshrinkFunction ? 3.5 : function == kSigmoidFunction ? 2.5 : 2;
+}
 
 double reference(int function, double x) {
   int index = 0;
@@ -69,7 +73,7 @@ float from_bits(uint32_t bits) {
 }  // namespace
 
 // Every 509th float of both signs: each exponent gets some 16,000 mantissas.
-TEST(float_math_is_within_2_ulp) {
+TEST(float_math_is_accurate) {
   constexpr int kBlock = 4096;
   float x[kBlock], y[kBlock];
   for (int f = 0; function_name(f); ++f) {
@@ -88,7 +92,7 @@ TEST(float_math_is_within_2_ulp) {
     std::printf("  %-8s %-8s worst %.3f ulp at %.9g\n", cpu::name(cpu::capability()), function_name(f), worst,
                 where);
     Case which(function_name(f));
-    CHECK(worst <= (f == kSigmoidFunction ? 2.5 : 2));
+    CHECK(worst <= allowed_ulps(f));
   }
 }
 
@@ -103,7 +107,7 @@ TEST(math_at_special_values) {
     cpu::math_probe_kernels().float32(f, x.size(), x.data(), y.data());
     cpu::math_probe_kernels().float64(f, xd.size(), xd.data(), yd.data());
     for (int64_t i = 0; i < x.size(); ++i) {
-      CHECK(ulps(y[i], reference(f, x[i])) <= 2);
+      CHECK(ulps(y[i], reference(f, x[i])) <= allowed_ulps(f));
       CHECK(std::isnan(xd[i]) || std::isnan(yd[i]) == std::isnan(reference(f, xd[i])));
       const double want = reference(f, xd[i]);
       CHECK(std::isnan(want) || yd[i] == want ||
