@@ -67,6 +67,7 @@ format: env ## rewrites the sources as `make lint` wants them
 	clang-format -i $(cxx_files)
 
 wheel: env ## dist/: source archive and binary wheel for this Python and this torch
+	@rm -rf build/lib* build/bdist* dist
 	$(python) -m build --no-isolation --sdist --wheel
 
 clean: ## removes what was built; the environment stays

@@ -33,12 +33,9 @@ def torch_requirement():
 
 
 def program(name):
-    """cmake or ninja: the environment's own before the machine's, whose cmake may be too old."""
+    """The environment's own before the machine's, which may be older."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    found = shutil.which(name, path=path)
-    if found is None:
-        raise SetupError(f"{name} not found: pip install {name}")
-    return found
+    return shutil.which(name, path=path)
 
 
 class CMakeBuild(build_ext):
@@ -52,9 +49,13 @@ class CMakeBuild(build_ext):
         in_place = self.inplace or getattr(self, "editable_mode", False)
         package = (ROOT if in_place else Path(self.build_lib).absolute()) / "fastnn"
         build = ROOT / "build" / f"torch-{version}-{sys.implementation.cache_tag}"
-        cmake, arguments = program("cmake"), shlex.split(os.environ.get("CMAKE_ARGS", ""))
-        arguments += [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_MAKE_PROGRAM={program('ninja')}"]
-        self.command([cmake, "-G", "Ninja", "-S", ROOT, "-B", build, *arguments])
+        cmake, ninja = program("cmake"), program("ninja")
+        if cmake is None:
+            raise SetupError("cmake not found: pip install cmake ninja")
+        arguments = [f"-DPython_EXECUTABLE={sys.executable}", *shlex.split(os.environ.get("CMAKE_ARGS", ""))]
+        if ninja is not None:
+            arguments += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
+        self.command([cmake, "-S", ROOT, "-B", build, *arguments])
         jobs = os.environ.get("MAX_JOBS") or str(os.cpu_count() or 1)
         self.command([cmake, "--build", build, "-j", jobs], quiet=False)
         for old in package.glob("*.so"):

@@ -6,6 +6,8 @@ if(NOT FASTNN_CUDA OR FASTNN_CUDA STREQUAL "OFF")
   set(cuda_reason "switched off by FASTNN_CUDA=${FASTNN_CUDA}")
 elseif(torch_cuda STREQUAL "")
   set(cuda_reason "torch ${torch_version} is built without CUDA")
+elseif(CMAKE_VERSION VERSION_LESS 3.31)
+  set(cuda_reason "cmake ${CMAKE_VERSION} doesn't know this nvcc's C++20: pip install cmake")
 else()
   include(CheckLanguage)
   if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
@@ -46,7 +48,8 @@ file(GLOB cuda_ops_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/csrc/ops/cuda/*
 # The kernels know nothing of torch.
 add_library(fastnn_cuda OBJECT ${cuda_sources})
 target_link_libraries(fastnn_cuda PRIVATE fastnn_flags)
-target_compile_options(fastnn_cuda PRIVATE -Xcompiler=-Wall --expt-relaxed-constexpr)
+# A kernel whose registers spill to memory does not build: give it fewer values or a larger bound.
+target_compile_options(fastnn_cuda PRIVATE -Xcompiler=-Wall -Xptxas=-warn-spills,-Werror --expt-relaxed-constexpr)
 
 add_library(_cuda MODULE ${cuda_ops_sources} $<TARGET_OBJECTS:fastnn_cuda>)
 target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})

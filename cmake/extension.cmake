@@ -12,11 +12,10 @@ list(GET torch_paths 0 torch_version)
 list(GET torch_paths 1 torch_cuda)
 list(GET torch_paths 2 torch_cxx11_abi)
 list(GET torch_paths 3 torch_lib)
-list(GET torch_paths 4 pybind11_include)
-list(SUBLIST torch_paths 5 -1 torch_includes)
+list(SUBLIST torch_paths 4 -1 torch_includes)
 
 add_library(torch_headers INTERFACE)
-target_include_directories(torch_headers SYSTEM INTERFACE ${torch_includes} ${pybind11_include} ${Python_INCLUDE_DIRS})
+target_include_directories(torch_headers SYSTEM INTERFACE ${torch_includes} ${Python_INCLUDE_DIRS})
 target_compile_definitions(torch_headers INTERFACE _GLIBCXX_USE_CXX11_ABI=${torch_cxx11_abi})
 
 # OpenMP is torch's: the linker is given torch's libgomp by name, and nothing ships a second one.

@@ -1,8 +1,7 @@
-"""Prints, as one CMake list: version, CUDA version, C++ ABI, library folder, pybind11's and torch's includes."""
+"""Prints, as one CMake list: version, CUDA version, C++ ABI, library folder, includes (pybind11 is among torch's)."""
 
 import os
 
-import pybind11
 import torch
 from torch.utils.cpp_extension import include_paths
 
@@ -13,7 +12,6 @@ print(
             torch.version.cuda or "",
             str(int(torch._C._GLIBCXX_USE_CXX11_ABI)),
             os.path.join(os.path.dirname(torch.__file__), "lib"),
-            pybind11.get_include(),
             *include_paths(),
         ]
     )

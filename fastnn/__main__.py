@@ -15,7 +15,9 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="half a minute: fewer images and epochs")
     parser.add_argument("--epochs", type=int, help="epochs of each model (8, or 2 with --quick)")
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of results.json and results.png")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), help="folder of results.json and results.png"
+    )
     parser.add_argument("--threads", type=int, help="threads of both sides")
     parser.add_argument("--no-progress", action="store_true", help="no progress bar")
 
@@ -30,8 +32,12 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODULE:NAME", help="a module object, or a function without arguments")
-    parser.add_argument("--shape", action="append", default=[], metavar="SIZES", help="of an input: 8x3x224x224")
+    parser.add_argument(
+        "model", metavar="MODULE:NAME", help="a module object, or a function without arguments"
+    )
+    parser.add_argument(
+        "--shape", action="append", default=[], metavar="SIZES", help="of an input: 8x3x224x224"
+    )
     parser.add_argument("--eval", action="store_true", help="in eval mode")
 
 
@@ -54,7 +60,9 @@ _COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parses the command line and runs the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m fastnn", description="fastnn: torch.nn with other engines.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fastnn", description="fastnn: torch.nn with other engines."
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (text, add, target) in _COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)

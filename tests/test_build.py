@@ -52,10 +52,10 @@ def test_build_info_describes_the_build():
     assert bool(_build_info.cuda_reason) == (_build_info.cuda_architectures == [])
 
 
-@pytest.mark.parametrize("capability", fastnn.info()["cpu capabilities here"])
-def test_environment_forces_a_capability(capability):
+@pytest.mark.parametrize("wanted", fastnn.info()["cpu capabilities here"])
+def test_environment_forces_a_capability(wanted):
     code = "import fastnn; print(fastnn.info()['cpu capability'])"
-    assert python(code, FASTNN_CPU_CAPABILITY=capability) == capability
+    assert python(code, FASTNN_CPU_CAPABILITY=wanted) == wanted
 
 
 def test_an_unknown_capability_is_said():

@@ -22,6 +22,16 @@ struct Backward {
   }
 };
 
+// dy is one number, read from the device by each thread: the gradient of a sum.
+template <class Activation, class T>
+struct BackwardOfSum {
+  const T* dy;
+  Compute<T> a, b;
+  __device__ __forceinline__ Compute<T> operator()(Compute<T> saved) const {
+    return activations::derivative<Activation, T>(load(*dy), saved, a, b);
+  }
+};
+
 // Calls f(Activation{}) with the struct of this kind.
 template <class F>
 void visit_activation(int kind, const F& f) {
@@ -52,9 +62,15 @@ void activation_backward(const ActivationBackwardParams& p, cudaStream_t stream)
     visit(p.dtype, [&](auto element) {
       using T = decltype(element);
       using C = Compute<T>;
-      const Backward<decltype(activation), T> f{static_cast<C>(p.a), static_cast<C>(p.b)};
-      elementwise(p.n, static_cast<T*>(p.dx), f, stream, static_cast<const T*>(p.dy),
-                  static_cast<const T*>(p.saved));
+      using Activation = decltype(activation);
+      const T *dy = static_cast<const T*>(p.dy), *saved = static_cast<const T*>(p.saved);
+      T* dx = static_cast<T*>(p.dx);
+      const C a = static_cast<C>(p.a), b = static_cast<C>(p.b);
+      if (p.dy_broadcast) {
+        elementwise(p.n, dx, BackwardOfSum<Activation, T>{dy, a, b}, stream, saved);
+      } else {
+        elementwise(p.n, dx, Backward<Activation, T>{a, b}, stream, dy, saved);
+      }
     });
   });
 }

@@ -90,7 +90,7 @@ template <class T>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
   uint4 raw;
   memcpy(&raw, &pack, kPackBytes);
-  *reinterpret_cast<uint4*>(p) = raw;
+  __stwb(reinterpret_cast<uint4*>(p), raw);  // an assignment is split by the compiler now and then
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) {

@@ -33,11 +33,6 @@ Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
   return y;
 }
 
-// One number seen as a whole tensor: the gradient that sum().backward() sends.
-bool is_broadcast_number(const Tensor& t) {
-  return std::all_of(t.strides().begin(), t.strides().end(), [](int64_t stride) { return stride == 0; });
-}
-
 // dx = dy * f'(x), from `saved`, which is x or y as the table says.
 Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   Tensor dx = at::empty_like(saved);

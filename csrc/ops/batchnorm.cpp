@@ -2,6 +2,8 @@
 // running statistics, one backward op for both, autograd, the front op.
 #include "fastnn/batchnorm.h"
 
+#include <ATen/EmptyTensor.h>
+
 #include "ops/front.h"
 
 namespace fastnn::ops {
@@ -23,12 +25,19 @@ Tensor or_undefined(const OptionalTensor& t) {
   return t.value_or(Tensor());
 }
 
-// A [C] vector as the kernels read it; undefined stays undefined.
+// A [C] vector as the kernels read it; undefined stays undefined. The test saves two trips through the
+// dispatcher.
 Tensor vector_of(const OptionalTensor& t, at::ScalarType type) {
-  return t && t->defined() ? t->to(type).contiguous() : Tensor();
+  if (!t || !t->defined()) return Tensor();
+  return t->scalar_type() == type && t->is_contiguous() ? *t : t->to(type).contiguous();
 }
 void* data(const Tensor& t) {
   return t.defined() ? t.data_ptr() : nullptr;
+}
+
+Tensor empty(at::IntArrayRef sizes, at::ScalarType type,
+             at::MemoryFormat format = at::MemoryFormat::Contiguous) {
+  return at::detail::empty_cpu(sizes, type, /*pin_memory=*/false, format);
 }
 
 BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
@@ -44,10 +53,9 @@ class Running {
   void write_back() const {
     if (own_.defined() && !used_.is_same(own_)) own_.copy_(used_);
   }
-  void* data() const { return ops::data(used_); }
+  void* pointer() const { return data(used_); }
 
  private:
-  static void* data(const Tensor& t) { return t.defined() ? t.data_ptr() : nullptr; }
   Tensor own_, used_;
 };
 
@@ -58,8 +66,8 @@ Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalT
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
-  Tensor y = at::empty_like(dense, format), mean = at::empty({x.size(1)}, x.options().dtype(type));
-  Tensor invstd = at::empty_like(mean);
+  Tensor y = empty(x.sizes(), x.scalar_type(), format);
+  Tensor mean = empty({x.size(1)}, type), invstd = empty({x.size(1)}, type);
   const Running running_m(running_mean, type), running_v(running_var, type);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
@@ -67,8 +75,8 @@ Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalT
                           .y = y.data_ptr(),
                           .weight = data(w),
                           .bias = data(b),
-                          .running_mean = running_m.data(),
-                          .running_var = running_v.data(),
+                          .running_mean = running_m.pointer(),
+                          .running_var = running_v.pointer(),
                           .save_mean = mean.data_ptr(),
                           .save_invstd = invstd.data_ptr(),
                           .training = true,
@@ -85,7 +93,7 @@ Tensor eval_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTen
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
   const Tensor mean = vector_of(running_mean, type), var = vector_of(running_var, type);
-  Tensor y = at::empty_like(dense, format);
+  Tensor y = empty(x.sizes(), x.scalar_type(), format);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
                           .x = dense.const_data_ptr(),
@@ -106,9 +114,8 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format), w = vector_of(weight, type);
   const Tensor m = vector_of(mean, type), s = vector_of(spread, type);
-  Tensor dx = mask[0] ? at::empty_like(dense, format) : at::empty({0}, x.options());
-  Tensor dw = at::empty({mask[1] ? x.size(1) : 0}, x.options().dtype(type));
-  Tensor db = at::empty({mask[2] ? x.size(1) : 0}, x.options().dtype(type));
+  Tensor dx = mask[0] ? empty(x.sizes(), x.scalar_type(), format) : empty({0}, x.scalar_type());
+  Tensor dw = empty({mask[1] ? x.size(1) : 0}, type), db = empty({mask[2] ? x.size(1) : 0}, type);
   cpu::batchnorm_backward({.dtype = dtype_of(x),
                            .shape = shape_of(x, format),
                            .dy = dense_dy.const_data_ptr(),
@@ -123,6 +130,7 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
                            .training = training,
                            .eps = eps});
   const auto parameter_type = weight && weight->defined() ? weight->scalar_type() : type;
+  if (parameter_type == type) return {dx, dw, db};
   return {dx, dw.to(parameter_type), db.to(parameter_type)};
 }
 
@@ -170,36 +178,45 @@ Tensors batch_norm_backward(const Tensor& dy, const Tensor& x, const OptionalTen
   return op.call(dy, x, weight, mean, spread, training, eps, mask);
 }
 
-// What both Functions keep for backward: x, weight, and two vectors of statistics.
-void save(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight, const Tensor& mean,
-          const Tensor& spread, double eps) {
+void save(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
+          const Tensor& mean, const Tensor& spread) {
   ctx->save_for_backward({x, or_undefined(weight), mean, spread});
-  ctx->saved_data["eps"] = eps;
+  if (!bias) ctx->saved_data["no bias"] = true;
 }
 
-// Gradients of x, weight and bias, whose places among the inputs are 0, 1, 2.
-Tensors gradients(AutogradContext* ctx, const Tensor& dy, bool training) {
+// Gradients of x, weight and bias, which are the first inputs of both Functions.
+void gradients(AutogradContext* ctx, const Tensor& dy, bool training, double eps, variable_list& grads) {
+  if (!dy.defined()) return;
   const auto saved = ctx->get_saved_variables();
-  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1),
-                                    ctx->needs_input_grad(2)};
-  auto [dx, dw, db] = batch_norm_backward(dy, saved[0], saved[1], saved[2], saved[3], training,
-                                          ctx->saved_data["eps"].toDouble(), mask);
-  return {mask[0] ? dx : Tensor(), mask[1] ? dw : Tensor(), mask[2] ? db : Tensor()};
+  // needs_input_grad counts the tensors that are there, not the arguments.
+  const bool has_weight = saved[1].defined(), has_bias = ctx->saved_data.count("no bias") == 0;
+  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), has_weight && ctx->needs_input_grad(1),
+                                    has_bias && ctx->needs_input_grad(has_weight ? 2 : 1)};
+  auto [dx, dw, db] = batch_norm_backward(dy, saved[0], saved[1], saved[2], saved[3], training, eps, mask);
+  if (mask[0]) grads[0] = dx;
+  if (mask[1]) grads[1] = dw;
+  if (mask[2]) grads[2] = db;
 }
+
+struct Statistics {
+  Tensor mean, invstd;
+};
 
 struct TrainFunction : torch::autograd::Function<TrainFunction> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
-                               const OptionalTensor& bias, const OptionalTensor& running_mean,
-                               const OptionalTensor& running_var, double momentum, double eps) {
+  // The statistics leave through `statistics`: as outputs they would be wrapped at some cost, to no use.
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
+                        const OptionalTensor& bias, const OptionalTensor& running_mean,
+                        const OptionalTensor& running_var, double momentum, double eps,
+                        Statistics* statistics) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, mean, invstd] = batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
-    save(ctx, x, weight, mean, invstd, eps);
-    ctx->mark_non_differentiable({mean, invstd});
-    return {y, mean, invstd};
+    save(ctx, x, weight, bias, mean, invstd);
+    *statistics = {mean, invstd};
+    return y;
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(7);
-    if (dy[0].defined()) std::tie(grads[0], grads[1], grads[2]) = gradients(ctx, dy[0], true);
+    variable_list grads(8);
+    gradients(ctx, dy[0], true, /*eps=*/0, grads);  // invstd has it
     return grads;
   }
 };
@@ -209,12 +226,13 @@ struct EvalFunction : torch::autograd::Function<EvalFunction> {
                         const OptionalTensor& bias, const Tensor& running_mean, const Tensor& running_var,
                         double eps) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    save(ctx, x, weight, running_mean, running_var, eps);
+    save(ctx, x, weight, bias, running_mean, running_var);
+    ctx->saved_data["eps"] = eps;
     return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
     variable_list grads(6);
-    if (dy[0].defined()) std::tie(grads[0], grads[1], grads[2]) = gradients(ctx, dy[0], false);
+    gradients(ctx, dy[0], false, ctx->saved_data["eps"].toDouble(), grads);
     return grads;
   }
 };
@@ -232,8 +250,9 @@ Tensors train_autograd(const Tensor& x, const OptionalTensor& weight, const Opti
     if (*t && (*t)->defined() && !(*t)->is_inference()) (*t)->unsafeGetTensorImpl()->bump_version();
   }
   if (any_needs_grad(x, weight, bias)) {
-    auto out = TrainFunction::apply(x, weight, bias, running_mean, running_var, momentum, eps);
-    return {out[0], out[1], out[2]};
+    Statistics statistics;
+    Tensor y = TrainFunction::apply(x, weight, bias, running_mean, running_var, momentum, eps, &statistics);
+    return {y, statistics.mean, statistics.invstd};
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);

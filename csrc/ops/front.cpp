@@ -45,8 +45,9 @@ unsigned dtype_bit(at::ScalarType type) {
   }
 }
 
-bool autocast_on(DispatchKeySet included, DispatchKeySet excluded) {
-  return !((included - excluded) & kAutocast).empty();
+// Every tensor carries its device's autocast key; a thread without autocast excludes it.
+bool autocast_on(const Tensor& t, DispatchKeySet excluded) {
+  return !((t.key_set() & kAutocast) - excluded).empty();
 }
 
 }  // namespace
@@ -61,22 +62,28 @@ bool Op::has_cuda_kernel() const {
   return schema && schema->hasKernelForDispatchKey(DispatchKey::CUDA);
 }
 
-const std::vector<const Op*>& all_ops() { return op_list(); }
+const std::vector<const Op*>& all_ops() {
+  return op_list();
+}
 
-Binder::Binder(Bind bind) { binder_list().push_back(bind); }
-const std::vector<Binder::Bind>& binders() { return binder_list(); }
+Binder::Binder(Bind bind) {
+  binder_list().push_back(bind);
+}
+const std::vector<Binder::Bind>& binders() {
+  return binder_list();
+}
 
 const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   if (!enabled_.load(std::memory_order_relaxed)) return "fastnn is disabled";
   const auto thread = c10::impl::tls_local_dispatch_key_set();
   if ((thread.included_ | kPlainThread) != kPlainThread) return "a transform, a mode or tracing is active";
-  if (op.autocast && autocast_on(thread.included_, thread.excluded_)) return "autocast chooses the dtype";
   const Tensor* first = nullptr;
   for (const Tensor* t : tensors) {
     if (!t->defined()) continue;
     if ((t->key_set() | kPlainTensor) != kPlainTensor) {
       return t->is_meta() ? "a meta tensor" : "a tensor that is not plain and dense";
     }
+    if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
     if (t->_fw_grad(0).defined()) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
@@ -102,7 +109,9 @@ std::vector<Record> take_records() {
   return std::exchange(records, {});
 }
 
-void stop_recording() { recording = false; }
+void stop_recording() {
+  recording = false;
+}
 
 void record_algorithm(const char* algorithm) {
   if (!recording.load(std::memory_order_relaxed)) return;
@@ -110,10 +119,18 @@ void record_algorithm(const char* algorithm) {
   if (!records.empty() && records.back().algorithm.empty()) records.back().algorithm = algorithm;
 }
 
-void set_strict(bool on) { strict_ = on; }
-bool strict() { return strict_; }
-void set_enabled(bool on) { enabled_ = on; }
-bool enabled() { return enabled_; }
+void set_strict(bool on) {
+  strict_ = on;
+}
+bool strict() {
+  return strict_;
+}
+void set_enabled(bool on) {
+  enabled_ = on;
+}
+bool enabled() {
+  return enabled_;
+}
 
 void note_native(const Op& op) {
   if (!recording.load(std::memory_order_relaxed)) return;
@@ -126,7 +143,8 @@ void note_fallback(const Op& op, const char* reason) {
     const std::lock_guard lock(records_mutex);
     records.push_back({op.name, "", reason});
   }
-  TORCH_CHECK(!strict_.load(std::memory_order_relaxed), "fastnn.strict: ", op.name, " ran torch's own op: ", reason);
+  TORCH_CHECK(!strict_.load(std::memory_order_relaxed), "fastnn.strict: ", op.name,
+              " ran torch's own op: ", reason);
 }
 
 }  // namespace fastnn::ops

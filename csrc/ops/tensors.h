@@ -2,6 +2,8 @@
 #pragma once
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "fastnn/dtype.h"
 
 namespace fastnn::ops {
@@ -17,12 +19,19 @@ inline DType dtype_of(const Tensor& t) {
   }
 }
 
-inline bool needs_grad(const Tensor& t) { return t.defined() && t.requires_grad(); }
+inline bool needs_grad(const Tensor& t) {
+  return t.defined() && t.requires_grad();
+}
 
 // `t` with exactly the strides of `like` (same shape): element i of one is element i of the other in memory.
 inline Tensor with_layout_of(const Tensor& t, const Tensor& like) {
   if (t.strides() == like.strides() && t.scalar_type() == like.scalar_type()) return t;
   return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
+}
+
+// One number seen as a whole tensor: the gradient that sum().backward() sends.
+inline bool is_broadcast_number(const Tensor& t) {
+  return std::all_of(t.strides().begin(), t.strides().end(), [](int64_t stride) { return stride == 0; });
 }
 
 }  // namespace fastnn::ops

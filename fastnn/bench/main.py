@@ -69,7 +69,10 @@ def _report(result: dict[str, Any], options: argparse.Namespace) -> None:
     if ratios:
         mean = table.geometric_mean(ratios)
         print(f"\nall {len(rows)} rows: geometric mean {mean:.2f}x, {losses} losses, {wrong} WRONG or ERROR")
-    for path, text in ((options.json, json.dumps(result, indent=1) + "\n"), (options.csv, table.as_csv(rows))):
+    for path, text in (
+        (options.json, json.dumps(result, indent=1) + "\n"),
+        (options.csv, table.as_csv(rows)),
+    ):
         if path is not None:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             Path(path).write_text(text, encoding="utf-8")

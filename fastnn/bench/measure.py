@@ -64,7 +64,9 @@ def training_of(case: Case, module: torch.nn.Module, inputs: list[torch.Tensor])
     x.requires_grad_(case.family != "network")
     wanted = [t for t in (x, *module.parameters()) if t.requires_grad]
     y = module(x, *inputs[1:], **case.call).detach()
-    dy = torch.empty_like(y).copy_(compare.incoming_gradient(y))  # in y's memory format, as the next layer gives it
+    dy = torch.empty_like(y).copy_(
+        compare.incoming_gradient(y)
+    )  # in y's memory format, as the next layer gives it
 
     def run() -> object:
         y = module(x, *inputs[1:], **case.call)
@@ -108,7 +110,7 @@ def measure(case: Case, limits: Limits, budget: Budget) -> list[Row]:
     if not verdict.ok:
         wrong = next(check for check in verdict.checks if not check.ok)
         for row in rows:
-            row.status, row.note = "WRONG", str(wrong)
+            row.status, row.note = "WRONG", str(wrong).removeprefix("WRONG ")
     for row in rows:
         row.error = verdict.worst
     return rows

@@ -41,7 +41,9 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def _line(values: list[str]) -> str:
     first = values[0] if len(values[0]) <= _WIDTHS[0] else values[0][: _WIDTHS[0] - 3] + "..."
-    return " ".join([first.ljust(_WIDTHS[0])] + [v.rjust(w) for v, w in zip(values[1:], _WIDTHS[1:], strict=True)])
+    return " ".join(
+        [first.ljust(_WIDTHS[0])] + [v.rjust(w) for v, w in zip(values[1:], _WIDTHS[1:], strict=True)]
+    )
 
 
 def head() -> str:
@@ -81,7 +83,9 @@ def summarise(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def summary_text(summary: list[dict[str, Any]]) -> str:
     """One line per family and pass."""
-    lines = [f"{'family':12} {'pass':8} {'cases':>5} {'ratio':>7} {'cl':>7} {'limit':>6} {'losses':>6}  worst"]
+    lines = [
+        f"{'family':12} {'pass':8} {'cases':>5} {'ratio':>7} {'cl':>7} {'limit':>6} {'losses':>6}  worst"
+    ]
     for s in summary:
         failed = f"  {s['failed']} WRONG or ERROR" if s["failed"] else ""
         lines.append(
@@ -108,16 +112,18 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         f"{result['machine']['cpu']}, {limits['threads']} threads, torch {result['machine']['torch']}, "
         f"float32, {result['machine']['date']}. Measured limits: {limits['peak'] / 1e9:.0f} GFLOP/s, "
-        f"{limits['bandwidth'][-1][1] / 1e9:.0f} GB/s. Ratio: torch's time over fastnn's, above 1 is faster than torch; "
-        "`cl`: both with channels_last input. Limit: the least time that arithmetic or memory traffic takes, over fastnn's.",
+        f"{limits['bandwidth'][-1][1] / 1e9:.0f} GB/s. Ratio: torch's time over fastnn's, above 1 is faster than "
+        "torch; `cl`: both with channels_last input. Limit: the least time that arithmetic or memory traffic "
+        "takes, over fastnn's.",
         "",
         "| family | pass | cases | ratio | ratio cl | of the limit | losses | worst |",
         "|---|---|--:|--:|--:|--:|--:|---|",
     ]
     for s in result["families"]:
         lines.append(
-            f"| {s['family']} | {s['passed']} | {s['cases']} | {_ratio(s['ratio'])} | {_ratio(s['ratio_channels_last'])} "
-            f"| {_share(s['limit'])} | {s['losses']} | {_ratio(s['worst'])} `{s['worst_case']}` |"
+            f"| {s['family']} | {s['passed']} | {s['cases']} | {_ratio(s['ratio'])} "
+            f"| {_ratio(s['ratio_channels_last'])} | {_share(s['limit'])} | {s['losses']} "
+            f"| {_ratio(s['worst'])} `{s['worst_case']}` |"
         )
     lines += [
         "",

@@ -1,7 +1,7 @@
 """`python -m fastnn demo`: two models on real digits, with torch.nn and with fastnn side by side.
 
-Both sides start from the same weights and see the same batches; epochs alternate between two processes. The exit code is 1
-when a check fails: the loss curves differ, predictions change with the library, or the accuracy is too low.
+Both sides start from the same weights and see the same batches; epochs alternate between two processes. The exit
+code is 1 when a check fails: the loss curves differ, predictions change with the library, or the accuracy is too low.
 """
 
 from __future__ import annotations
@@ -52,7 +52,12 @@ def run(options: argparse.Namespace) -> int:
             models[name]["exchange"] = _exchange((torch_side, fast_side), name, digits)
             bar.print(report.after(name, models[name]))
     checks = _checks(models, epochs)
-    result = {"machine": {**machine(), "threads": threads}, "epochs": epochs, "models": models, "checks": checks}
+    result = {
+        "machine": {**machine(), "threads": threads},
+        "epochs": epochs,
+        "models": models,
+        "checks": checks,
+    }
     print(report.summary(models) + "\n" + report.verdicts(checks))
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -15,7 +15,7 @@ DROPOUT = 0.5
 def fcnet(nn: ModuleType, dropout: float = DROPOUT) -> torch.nn.Module:
     """784 -> hidden -> 10 as a module of its own; it has no dropout to set."""
 
-    class FCNet(nn.Module):  # type: ignore[misc, name-defined]
+    class FCNet(nn.Module):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.fc1 = nn.Linear(784, HIDDEN)

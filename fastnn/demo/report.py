@@ -17,7 +17,7 @@ def opening(digits: Digits, threads: int) -> str:
     """What is about to happen."""
     return (
         f"MNIST digits: {len(digits.train_labels)} to train, {len(digits.test_labels)} held out; "
-        f"batches of {BATCH}, {threads} threads.\nThe same initial weights and batches on both sides. "
+        f"batches of {BATCH}, threads: {threads}.\nThe same initial weights and batches on both sides. "
         "Memory: highest resident memory of the side's process above\nits level before the first step. "
         "Ratio: torch's seconds over fastnn's, above 1 fastnn is faster."
     )
@@ -27,7 +27,8 @@ def epoch_head(name: str, epochs: int) -> str:
     """The head of a model's table; both sides' columns are `torch | fastnn`."""
     return (
         f"\n{name}, {epochs} epochs (each column: torch | fastnn)\n"
-        f"{'epoch':>5}  {'loss':^17}  {'accuracy':^15}  {'seconds':^15}  {'images/s':^15}  {'memory MiB':^13}  {'ratio':>6}"
+        f"{'epoch':>5}  {'loss':^17}  {'accuracy':^15}  {'seconds':^15}  {'images/s':^15}  "
+        f"{'memory MiB':^13}  {'ratio':>6}"
     )
 
 
@@ -35,7 +36,8 @@ def epoch_line(number: int, torch: Epoch, fastnn: Epoch) -> str:
     """One epoch of both sides."""
     return (
         f"{number + 1:5d}  {torch.loss:7.4f} | {fastnn.loss:7.4f}  {torch.accuracy:6.1%} | {fastnn.accuracy:6.1%}  "
-        f"{torch.seconds:6.2f} | {fastnn.seconds:6.2f}  {torch.images_per_second:6.0f} | {fastnn.images_per_second:6.0f}  "
+        f"{torch.seconds:6.2f} | {fastnn.seconds:6.2f}  "
+        f"{torch.images_per_second:6.0f} | {fastnn.images_per_second:6.0f}  "
         f"{torch.memory / _MIB:5.0f} | {fastnn.memory / _MIB:5.0f}  {torch.seconds / fastnn.seconds:5.2f}x"
     )
 
@@ -59,8 +61,8 @@ def summary(models: dict[str, Any]) -> str:
         torch, fastnn = medians(found["torch"]), medians(found["fastnn"])
         speed = fastnn["images_per_second"] / torch["images_per_second"]
         lines.append(
-            f"{name:6} {torch['images_per_second']:8.0f} -> {fastnn['images_per_second']:8.0f} images/s ({speed:.2f}x), "
-            f"{torch['memory'] / _MIB:.0f} -> {fastnn['memory'] / _MIB:.0f} MiB"
+            f"{name:6} {torch['images_per_second']:8.0f} -> {fastnn['images_per_second']:8.0f} images/s "
+            f"({speed:.2f}x), {torch['memory'] / _MIB:.0f} -> {fastnn['memory'] / _MIB:.0f} MiB"
         )
     return "\n".join(lines)
 
@@ -82,11 +84,12 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for axis, (name, found) in zip(axes[0], models.items(), strict=True):
         _loss(axis, name, found)
     bars = {name: {side: medians(found[side]) for side in _COLOURS} for name, found in models.items()}
-    _bars(axes[1][0], "Training speed (median epoch)", "images per second", bars, "images_per_second", 1.0)
-    _bars(axes[1][1], "Peak memory of training", "MiB", bars, "memory", 1.0 / _MIB)
+    _bars(axes[1][0], "Training speed, median epoch (images per second)", bars, ("images_per_second", 1.0))
+    _bars(axes[1][1], "Peak memory of training (MiB)", bars, ("memory", 1.0 / _MIB))
     machine = result["machine"]
     figure.suptitle(
-        f"torch.nn and fastnn on 5,000 MNIST digits: {machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}",
+        f"torch.nn and fastnn on 5,000 MNIST digits: {machine['cpu']}, threads: {machine['threads']}, "
+        f"torch {machine['torch']}",
         fontsize=10,
     )
     figure.savefig(path, dpi=120)
@@ -98,22 +101,28 @@ def _loss(axis: Any, name: str, found: dict[str, Any]) -> None:
     for side, style in (("torch", "-"), ("fastnn", "--")):
         losses = [loss for epoch in found[side] for loss in epoch["losses"]]
         accuracy = found[side][-1]["accuracy"]
-        axis.plot(losses, style, color=_COLOURS[side], linewidth=1.3, label=f"{side} (accuracy {accuracy:.1%})")
+        axis.plot(
+            losses, style, color=_COLOURS[side], linewidth=1.3, label=f"{side} (accuracy {accuracy:.1%})"
+        )
     axis.set_yscale("log")
     axis.set(title=f"{name}: training loss", xlabel="step", ylabel="cross entropy")
     axis.grid(alpha=0.3)
     axis.legend(frameon=False)
 
 
-def _bars(axis: Any, title: str, unit: str, values: dict[str, dict[str, dict[str, float]]], key: str, scale: float) -> None:
-    """Bars of both sides beside each other for each model, with their numbers."""
+def _bars(
+    axis: Any, title: str, values: dict[str, dict[str, dict[str, float]]], unit: tuple[str, float]
+) -> None:
+    """Bars of both sides for each model, torch's at 1, labelled with the numbers; unit: key and its scale."""
+    key, scale = unit
     for i, side in enumerate(_COLOURS):
-        heights = [values[name][side][key] * scale for name in values]
+        numbers = [values[name][side][key] for name in values]
+        heights = [n / max(values[name]["torch"][key], 1e-9) for n, name in zip(numbers, values, strict=True)]
         places = [place + (i - 0.5) * 0.36 for place in range(len(values))]
         bars = axis.bar(places, heights, 0.34, color=_COLOURS[side], label=side)
-        axis.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=9)
+        axis.bar_label(bars, [f"{n * scale:,.0f}" for n in numbers], padding=2, fontsize=9)
     axis.set_xticks(range(len(values)), list(values))
-    axis.set(title=title, ylabel=unit)
-    axis.margins(y=0.15)
+    axis.set(title=title, ylabel="relative to torch.nn")
+    axis.margins(y=0.25)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, ncols=2, loc="upper center")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from fastnn.demo.data import Digits
-from fastnn.demo.models import build
+from fastnn.demo.models import DROPOUT, build
 
 BATCH = 100
 LEARNING_RATE = 0.02
@@ -24,8 +25,7 @@ MOMENTUM = 0.9
 class Epoch:
     """What one epoch gave. loss: mean over its steps; losses: of each step; accuracy: on the held-out part, 0 to 1.
 
-    seconds: of the training steps alone; memory: bytes of the highest resident memory of the process during the epoch above
-    what it held before its first training step. It counts every allocator: torch's, fastnn's scratch, the libraries'.
+    seconds: of the training steps alone. memory: see `Memory`.
     """
 
     loss: float
@@ -45,41 +45,45 @@ def batches(digits: Digits, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Te
 
 
 class Memory:
-    """Highest resident memory of this process, resettable where the system allows it (Linux)."""
+    """Highest resident memory of this process above its level when the object was made, in bytes.
+
+    Whole pages of every allocator count: torch's, fastnn's scratch, the libraries'. Pages of files (the libraries'
+    code) do not, where the system tells them apart (Linux); elsewhere the peak is that of the whole process so far.
+    """
 
     def __init__(self) -> None:
         self._base = self._status("VmRSS")
 
     def reset(self) -> None:
-        try:
+        """The peak starts from here."""
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        except OSError:
-            pass  # then the peak is that of the whole process so far
 
     def peak(self) -> int:
-        """Bytes above the level at construction, since the last reset."""
+        """Bytes since the last reset."""
         return max(0, self._status("VmHWM") - self._base)
 
     @staticmethod
     def _status(key: str) -> int:
         try:
-            for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-                if line.startswith(key + ":"):
-                    return int(line.split()[1]) * 1024
+            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         except OSError:
-            pass
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
+        return (sizes[key] - sizes.get("RssFile", 0)) * 1024
 
 
 class Trainer:
     """One model of one side with its optimizer."""
 
-    def __init__(self, name: str, side: str, digits: Digits, dropout: float | None = None) -> None:
+    def __init__(
+        self, name: str, side: str, digits: Digits, *, dropout: float = DROPOUT, memory: Memory | None = None
+    ) -> None:
         self.digits = digits
-        self.model = build(name, side) if dropout is None else build(name, side, dropout)
+        self.model = build(name, side, dropout)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
-        self.memory = Memory()
+        self.memory = memory or Memory()
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
         """One update; returns the loss before it."""
@@ -104,7 +108,9 @@ class Trainer:
         memory = self.memory.peak()
         right = self.predict().argmax(1) == self.digits.test_labels
         loss = sum(losses) / len(losses)
-        return Epoch(loss, losses, float(right.float().mean()), seconds, len(losses) * BATCH / seconds, memory)
+        return Epoch(
+            loss, losses, float(right.float().mean()), seconds, len(losses) * BATCH / seconds, memory
+        )
 
     def predict(self) -> torch.Tensor:
         """Outputs for the held-out images in eval mode, N x 10."""

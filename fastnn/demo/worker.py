@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fastnn.demo.data import Digits
-from fastnn.demo.train import Epoch, Trainer, loss_curve
+from fastnn.demo.train import Epoch, Memory, Trainer, loss_curve
 from fastnn.testing.compare import strict
 
 _TELL_EVERY = 8  # steps between two messages: a message costs some ten microseconds
@@ -30,43 +30,60 @@ def unpack(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
+class Worker:
+    """What the process of one side does: a method per request."""
+
+    def __init__(self, connection: Connection, side: str, digits: Digits) -> None:
+        self._connection, self._side, self._digits = connection, side, digits
+        self._trainers: dict[str, Trainer] = {}
+
+    def start(self, name: str) -> None:
+        """Makes the trainer; first calls load libraries and compile kernels, so a copy warms up before."""
+        memory = Memory()
+        loss_curve(name, self._side, self._digits, 3)
+        self._trainers[name] = Trainer(name, self._side, self._digits, memory=memory)
+
+    def curve(self, name: str, steps: int) -> list[float]:
+        return loss_curve(name, self._side, self._digits, steps)
+
+    def epoch(self, name: str, number: int) -> Epoch:
+        steps = 0
+
+        def tell(loss: float) -> None:
+            nonlocal steps
+            steps += 1
+            if steps % _TELL_EVERY == 0:
+                self._connection.send(("steps", (_TELL_EVERY, loss)))
+
+        return self._trainers[name].epoch(number, tell)
+
+    def result(self, name: str) -> bytes:
+        """The trained state_dict and the outputs for the held-out images."""
+        trainer = self._trainers[name]
+        return pack((trainer.model.state_dict(), trainer.predict()))
+
+
+def _load_optimizer() -> None:
+    """A first step of anything: torch loads tens of MiB of Python modules, which are no model's memory."""
+    layer = torch.nn.Linear(1, 1)
+    layer(torch.ones(1, 1)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9).step()
+
+
 def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
-    """The process of one side: answers ("start" | "epoch" | "curve" | "result", arguments) until told None.
+    """The process of one side: calls a method of `Worker` for each (name, arguments) received, until told None.
 
     fastnn runs in strict mode: a layer that would fall back to torch's op is an error.
     """
     torch.set_num_threads(threads)
-    digits = Digits(*unpack(data))
-    trainers: dict[str, Trainer] = {}
+    _load_optimizer()
+    worker = Worker(connection, side, Digits(*unpack(data)))
     with strict() if side == "fastnn" else contextlib.nullcontext():
-        for command, *arguments in iter(connection.recv, None):
+        for request, *arguments in iter(connection.recv, None):
             try:
-                connection.send(("done", _answer(command, arguments, side, digits, trainers, connection)))
+                connection.send(("done", getattr(worker, request)(*arguments)))
             except Exception as error:
                 connection.send(("error", f"{type(error).__name__}: {error}"))
-
-
-def _answer(
-    command: str, arguments: list[Any], side: str, digits: Digits, trainers: dict[str, Trainer], connection: Connection
-) -> Any:
-    name = arguments[0]
-    if command == "start":  # and warm up on a copy: first calls load libraries and compile kernels
-        loss_curve(name, side, digits, 3)
-        trainers[name] = Trainer(name, side, digits)
-        return None
-    if command == "curve":
-        return loss_curve(name, side, digits, arguments[1])
-    if command == "epoch":
-        steps = [0]
-
-        def tell(loss: float) -> None:
-            steps[0] += 1
-            if steps[0] % _TELL_EVERY == 0:
-                connection.send(("steps", (_TELL_EVERY, loss)))
-
-        return trainers[name].epoch(arguments[1], tell)
-    trainer = trainers[name]
-    return pack((trainer.model.state_dict(), trainer.predict()))
 
 
 class Side:
@@ -103,7 +120,9 @@ class Side:
     def __enter__(self) -> Side:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
         with contextlib.suppress(OSError):
             self._connection.send(None)
         self._process.join(5)

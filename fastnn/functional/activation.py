@@ -6,7 +6,13 @@ Scripting, fx and subclasses see torch's own function (the last line of each); t
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastnn.functional._route import door, has_torch_function, has_torch_function_unary, is_scripting, overwrite
+from fastnn.functional._route import (
+    door,
+    has_torch_function,
+    has_torch_function_unary,
+    is_scripting,
+    overwrite,
+)
 
 __all__ = [
     "celu",
@@ -35,6 +41,7 @@ __all__ = [
     "threshold",
 ]
 
+
 def relu(input: Tensor, inplace: bool = False) -> Tensor:
     """``max(0, x)``, element by element; see :func:`torch.nn.functional.relu`. Any shape."""
     if not is_scripting():
@@ -47,7 +54,11 @@ def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = Fals
     """``x`` where positive, else ``negative_slope * x``; see :func:`torch.nn.functional.leaky_relu`. Any shape."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return overwrite("leaky_relu", input, negative_slope) if inplace else door().leaky_relu(input, negative_slope)
+            return (
+                overwrite("leaky_relu", input, negative_slope)
+                if inplace
+                else door().leaky_relu(input, negative_slope)
+            )
     return F.leaky_relu(input, negative_slope, inplace=inplace)
 
 
@@ -60,7 +71,10 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
-    """``scale * elu(x, alpha)`` with the two constants of self-normalising networks; see :func:`torch.nn.functional.selu`. Any shape."""
+    """``scale * elu(x, alpha)`` with the two constants of self-normalising networks. Any shape.
+
+    See :func:`torch.nn.functional.selu`.
+    """
     if not is_scripting():
         if not has_torch_function_unary(input):
             return overwrite("selu", input) if inplace else door().selu(input)
@@ -103,11 +117,15 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     """``x`` limited to ``[min_val, max_val]``; see :func:`torch.nn.functional.hardtanh`. Any shape."""
     if not is_scripting():
         if not has_torch_function_unary(input) and min_val <= max_val:
-            return overwrite("hardtanh", input, min_val, max_val) if inplace else door().hardtanh(input, min_val, max_val)
+            return (
+                overwrite("hardtanh", input, min_val, max_val)
+                if inplace
+                else door().hardtanh(input, min_val, max_val)
+            )
     return F.hardtanh(input, min_val, max_val, inplace=inplace)
 
 
-def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """``x`` times the normal distribution function; see :func:`torch.nn.functional.gelu`. Any shape."""
     if not is_scripting():
         if not has_torch_function_unary(input):
@@ -135,7 +153,10 @@ def mish(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """``log(1 + exp(beta * x)) / beta``, or ``x`` where ``beta * x`` exceeds ``threshold``; see :func:`torch.nn.functional.softplus`. Any shape."""
+    """``log(1 + exp(beta * x)) / beta``, or ``x`` where ``beta * x`` exceeds ``threshold``. Any shape.
+
+    See :func:`torch.nn.functional.softplus`.
+    """
     if not is_scripting():
         if not has_torch_function_unary(input):
             return door().softplus(input, beta, threshold)
@@ -178,7 +199,11 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
     """``x`` where it exceeds ``threshold``, else ``value``; see :func:`torch.nn.functional.threshold`. Any shape."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return overwrite("threshold", input, threshold, value) if inplace else door().threshold(input, threshold, value)
+            return (
+                overwrite("threshold", input, threshold, value)
+                if inplace
+                else door().threshold(input, threshold, value)
+            )
     return F.threshold(input, threshold, value, inplace=inplace)
 
 
@@ -207,7 +232,11 @@ def hardshrink(input: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def rrelu(
-    input: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+    input: Tensor,
+    lower: float = 1.0 / 8,
+    upper: float = 1.0 / 3,
+    training: bool = False,
+    inplace: bool = False,
 ) -> Tensor:
     """A leaky relu, its slope random while training; see :func:`torch.nn.functional.rrelu`. Any shape.
 
@@ -216,7 +245,11 @@ def rrelu(
     if not is_scripting():
         if not training and lower <= upper and not has_torch_function_unary(input):
             slope = (lower + upper) / 2
-            return overwrite("leaky_relu", input, slope) if inplace else door().leaky_relu(input.contiguous(), slope)
+            return (
+                overwrite("leaky_relu", input, slope)
+                if inplace
+                else door().leaky_relu(input.contiguous(), slope)
+            )
     return F.rrelu(input, lower, upper, training, inplace)
 
 

@@ -26,7 +26,9 @@ def batch_norm(
     if not is_scripting():
         if not has_torch_function((input, running_mean, running_var, weight, bias)):
             # What torch refuses (one value per channel, an eps that isn't positive) gets torch's own error.
-            alone = training and (input.dim() < 2 or input.numel() <= input.size(1))
+            alone = training and (len(input.size()) < 2 or input.numel() <= input.size(1))
             if eps > 0.0 and not alone:
-                return door().batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
+                return door().batch_norm(
+                    input, running_mean, running_var, weight, bias, training, momentum, eps
+                )
     return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)

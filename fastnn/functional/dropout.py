@@ -1,8 +1,8 @@
 """The dropout family with the signatures of ``torch.nn.functional``.
 
-Masks follow from torch's CPU generator, so ``torch.manual_seed`` rules them, but for the same seed they are not the masks
-of torch's own op: the generator only gives the start of a stream from which each element's decision follows by its
-position. No mask is kept for backward.
+Masks follow from torch's CPU generator, so ``torch.manual_seed`` rules them, but for the same seed they are not the
+masks of torch's own op: the generator only gives the start of a stream, from which each element's decision follows by
+its position. No mask is kept for backward.
 """
 
 import torch.nn.functional as F
@@ -27,11 +27,15 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
     if not is_scripting():
         if 0.0 <= p <= 1.0 and not has_torch_function_unary(input):
             ops = door()
-            return ops.alpha_dropout_(input, p, training) if inplace else ops.alpha_dropout(input, p, training)
+            return (
+                ops.alpha_dropout_(input, p, training) if inplace else ops.alpha_dropout(input, p, training)
+            )
     return F.alpha_dropout(input, p, training, inplace)
 
 
-def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+def feature_alpha_dropout(
+    input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False
+) -> Tensor:
     """Alpha dropout of whole channels, ``(N, C, *)``; see :func:`torch.nn.functional.feature_alpha_dropout`."""
     if not is_scripting():
         if 0.0 <= p <= 1.0 and not has_torch_function_unary(input):

@@ -15,7 +15,7 @@ __all__ = [
 ]
 
 
-class _BatchNorm(Native):
+class _BatchNorm(Native, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
         # momentum None: the average of all batches so far. The count is read here and changed below, so that a

@@ -7,10 +7,23 @@ from typing import Any
 from fastnn.testing.cases import Case
 
 _FLOAT = ("float32",)
-_PLANES = (20, 48, 60, 60)  # 13.8 MB in float32: larger than a private cache, smaller than the memory's page faults
+_PLANES = (
+    20,
+    48,
+    60,
+    60,
+)  # 13.8 MB in float32: larger than a private cache, smaller than the memory's page faults
 
 
-def _case(family: str, layer: str, shape: tuple[int, ...], *args: Any, train: bool = True, quick: bool = False, **kw: Any) -> Case:
+def _case(
+    family: str,
+    layer: str,
+    shape: tuple[int, ...],
+    *args: Any,
+    train: bool = True,
+    quick: bool = False,
+    **kw: Any,
+) -> Case:
     random = layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, quick=quick)
 

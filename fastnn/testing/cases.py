@@ -95,7 +95,9 @@ class Case:
         generator = torch.Generator().manual_seed(seed)
         kind = getattr(torch, dtype)
         if self.unpool is not None:
-            pool = getattr(torch.nn, self.layer.replace("Unpool", "Pool"))(return_indices=True, **self.unpool["pool"])
+            pool = getattr(torch.nn, self.layer.replace("Unpool", "Pool"))(
+                return_indices=True, **self.unpool["pool"]
+            )
             x, indices = pool(torch.randn(self.unpool["shape"], generator=generator))
             return [apply_layout(x.to(kind), layout), indices]
         return [apply_layout(_values(self.values, self.shape, generator).to(kind), layout)]

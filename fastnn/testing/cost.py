@@ -1,10 +1,10 @@
 """What a call cannot do without: arithmetic operations and bytes of memory traffic, by formula per family.
 
-x, y: bytes of the layer's input and output; p: of its parameters. Forward reads x and p and writes y once. Backward reads
-dy and whatever the formula of the layer needs, and writes dx and dp:
+x, y: bytes of the layer's input and output; p: of its parameters. Forward reads x and p and writes y once.
+Backward reads dy and whatever the formula of the layer needs, and writes dx and dp:
 
     family                            forward          backward
-    linear, conv (operations)         2 y taps         the same for dx (if wanted) and for dw; taps: inputs of one output
+    linear, conv (operations)         2 y taps         the same for dx (if wanted) and for dw
     linear, conv (bytes)              x + p + y        dy + x + p + dx + p
     max pooling                       x + y            dy + one byte per output + dx
     other pooling, Flatten, Identity  x + y            dy + dx
@@ -12,9 +12,9 @@ dy and whatever the formula of the layer needs, and writes dx and dp:
     dropout                           x + y            dy + dx (the mask is drawn again)
     batch norm, other activations     x + p + y        dy + x + p + dx + p
 
-Operations of element-wise layers are not counted: bytes decide there. Convolutions count as direct ones, so Winograd may
-exceed the limit. A network is the sum of its layers: a fusion may exceed it too. Copies of in-cache tensors
-are cheaper than memory's; `Limits.floor` takes the bandwidth for the size of the traffic.
+Taps: how many inputs an output sums over. Operations of element-wise layers are not counted: bytes decide there.
+Convolutions count as direct ones, so Winograd may exceed the limit. A network is the sum of its layers, so a fusion may
+too. `Limits.floor` takes the bandwidth for the size of the traffic: what stays in a cache is faster than memory.
 """
 
 from __future__ import annotations

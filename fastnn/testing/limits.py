@@ -6,6 +6,7 @@ bytes over the bandwidth, whichever takes longer; what the formulas count is in 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import time
@@ -69,13 +70,14 @@ def measure_peak(seconds: float = 1.0) -> float:
         for size in (1024, 2048):
             a, b = torch.randn(size, size), torch.randn(size, size)
             out = torch.empty(size, size)
-            per_operation = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), seconds / 2) / (2 * size**3)
+            product = functools.partial(torch.mm, a, b, out=out)
+            per_operation = _best(product, seconds / 2) / (2 * size**3)
             best = min(best, per_operation)
     return 1.0 / best
 
 
 def measure_bandwidth(size: int, seconds: float = 0.15) -> float:
-    """Bytes per second, read plus written, of the faster of copy and triad on retained arrays of `size` bytes in all."""
+    """Bytes per second, read plus written, of the faster of copy and triad; all arrays together `size` bytes."""
     n = size // 12
     x, y, z = (torch.ones(n) for _ in range(3))
     half = size // 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import ModuleType
 
 import torch
@@ -11,7 +12,7 @@ def mlp(nn: ModuleType) -> torch.nn.Module:
     """Four linear layers, 784 inputs, 10 outputs."""
     sizes = (784, 1024, 1024, 512)
     layers: list[torch.nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 10))
 
@@ -30,7 +31,9 @@ def bn_relu_pool(nn: ModuleType) -> torch.nn.Module:
     return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2))
 
 
-def _conv_bn(nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1) -> list[torch.nn.Module]:
+def _conv_bn(
+    nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
+) -> list[torch.nn.Module]:
     conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)
     return [conv, nn.BatchNorm2d(outputs)]
 

@@ -14,7 +14,10 @@ _DIMS = (1, 2, 3)
 def _linear() -> list[Case]:
     sizes = [(7, 5), (1, 1), (16, 16), (33, 17), (64, 1), (1, 19), (129, 70)]
     cases = [Case("linear", "Linear", size, shape=(6, size[0])) for size in sizes]
-    cases += [Case("linear", "Linear", (9, 4), shape=shape) for shape in [(9,), (3, 5, 9), (2, 3, 4, 9), (0, 9), (1, 9)]]
+    cases += [
+        Case("linear", "Linear", (9, 4), shape=shape)
+        for shape in [(9,), (3, 5, 9), (2, 3, 4, 9), (0, 9), (1, 9)]
+    ]
     cases += [
         Case("linear", "Linear", (9, 4), {"bias": False}, shape=(5, 9)),
         Case("linear", "Linear", (9, 4), {"bias": False}, shape=(9,)),
@@ -48,8 +51,10 @@ def _conv_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
         ((4, 4, 3), {"groups": 4, "padding": 1}),
         ((4, 8, 3), {"groups": 4, "stride": 2, "bias": False}),
     ]
-    arguments += [((4, 6, 3), {"padding": 2, "padding_mode": mode}) for mode in ("reflect", "replicate", "circular")]
-    return arguments + [((4, 6, 3), {"padding": "same", "padding_mode": "reflect"})]
+    arguments += [
+        ((4, 6, 3), {"padding": 2, "padding_mode": mode}) for mode in ("reflect", "replicate", "circular")
+    ]
+    return [*arguments, ((4, 6, 3), {"padding": "same", "padding_mode": "reflect"})]
 
 
 def _transposed_arguments(dims: int) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
@@ -73,7 +78,10 @@ def _conv() -> list[Case]:
         spatial = _SPATIAL[dims]
         name, transposed = f"Conv{dims}d", f"ConvTranspose{dims}d"
         cases += [Case("conv", name, args, kw, shape=(2, 4, *spatial)) for args, kw in _conv_arguments(dims)]
-        cases += [Case("conv", transposed, args, kw, shape=(2, 4, *spatial)) for args, kw in _transposed_arguments(dims)]
+        cases += [
+            Case("conv", transposed, args, kw, shape=(2, 4, *spatial))
+            for args, kw in _transposed_arguments(dims)
+        ]
         for layer in (name, transposed):
             cases += [
                 Case("conv", layer, (3, 5, 3), shape=(3, *spatial)),
@@ -84,7 +92,9 @@ def _conv() -> list[Case]:
             ]
         size = tuple(2 * s for s in spatial)
         keywords = {"stride": 2, "padding": 1}
-        cases.append(Case("conv", transposed, (4, 6, 3), keywords, shape=(2, 4, *spatial), call={"output_size": size}))
+        cases.append(
+            Case("conv", transposed, (4, 6, 3), keywords, shape=(2, 4, *spatial), call={"output_size": size})
+        )
     cases += [
         Case("conv", "Conv2d", (1, 20, 5), shape=(2, 1, 28, 28)),
         Case("conv", "Conv2d", (3, 16, 7), {"stride": 2, "padding": 3}, shape=(2, 3, 33, 31)),
@@ -99,7 +109,7 @@ def _conv() -> list[Case]:
 def _pools(dims: int) -> list[Case]:
     shape, spatial = (2, 3, *_SPATIAL[dims]), _SPATIAL[dims]
     kernel, stride, padding = (3, 2, 4)[:dims], (2, 1, 3)[:dims], (1, 0, 2)[:dims]
-    maximum = [
+    maximum: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3,), {"stride": 1}),
@@ -110,7 +120,7 @@ def _pools(dims: int) -> list[Case]:
         ((kernel,), {"stride": stride, "padding": padding}),
         ((5, 1, 2), {}),
     ]
-    average = [
+    average: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
         ((2,), {}),
         ((3, 2, 1), {}),
         ((3, 2, 1), {"ceil_mode": True}),
@@ -126,19 +136,42 @@ def _pools(dims: int) -> list[Case]:
     for target in targets:
         cases.append(Case("pooling", f"AdaptiveAvgPool{dims}d", (target,), shape=shape))
         cases.append(Case("pooling", f"AdaptiveMaxPool{dims}d", (target,), shape=shape, exact=True))
-    cases.append(Case("pooling", f"AdaptiveMaxPool{dims}d", (3,), {"return_indices": True}, shape=shape, exact=True))
-    for norm in (1.0, 2.0, 3.0):
-        cases.append(Case("pooling", f"LPPool{dims}d", (norm, 2), shape=shape, values="positive", dtypes=FLOATS))
     cases.append(
-        Case("pooling", f"LPPool{dims}d", (2.0, 3, 2), {"ceil_mode": True}, shape=shape, values="positive", dtypes=FLOATS)
+        Case("pooling", f"AdaptiveMaxPool{dims}d", (3,), {"return_indices": True}, shape=shape, exact=True)
+    )
+    for norm in (1.0, 2.0, 3.0):
+        cases.append(
+            Case("pooling", f"LPPool{dims}d", (norm, 2), shape=shape, values="positive", dtypes=FLOATS)
+        )
+    cases.append(
+        Case(
+            "pooling",
+            f"LPPool{dims}d",
+            (2.0, 3, 2),
+            {"ceil_mode": True},
+            shape=shape,
+            values="positive",
+            dtypes=FLOATS,
+        )
     )
     for layer in (f"MaxPool{dims}d", f"AvgPool{dims}d"):
         exact = layer.startswith("Max")
         cases += [
-            Case("pooling", layer, (2,), shape=sizes, exact=exact) for sizes in [(3, *spatial), (0, 3, *spatial), (1, 1, *spatial)]
+            Case("pooling", layer, (2,), shape=sizes, exact=exact)
+            for sizes in [(3, *spatial), (0, 3, *spatial), (1, 1, *spatial)]
         ]
     special = ("contiguous", "channels_last")
-    cases.append(Case("pooling", f"MaxPool{dims}d", (3, 1, 1), shape=shape, exact=True, values="special", layouts=special))
+    cases.append(
+        Case(
+            "pooling",
+            f"MaxPool{dims}d",
+            (3, 1, 1),
+            shape=shape,
+            exact=True,
+            values="special",
+            layouts=special,
+        )
+    )
     return cases + _unpool(dims)
 
 
@@ -150,7 +183,16 @@ def _unpool(dims: int) -> list[Case]:
     larger = {"pool": {"kernel_size": 2}, "shape": (2, 3, *odd)}
     return [
         Case("pooling", layer, (2,), shape=pooled, unpool=plain, exact=True, dtypes=FLOATS),
-        Case("pooling", layer, (2,), shape=pooled, unpool=larger, call={"output_size": odd}, exact=True, dtypes=FLOATS),
+        Case(
+            "pooling",
+            layer,
+            (2,),
+            shape=pooled,
+            unpool=larger,
+            call={"output_size": odd},
+            exact=True,
+            dtypes=FLOATS,
+        ),
     ]
 
 
@@ -170,7 +212,11 @@ def _batchnorm() -> list[Case]:
     for train in (True, False):
         for dims in _DIMS:
             for kw in arguments:
-                cases.append(Case("batchnorm", f"BatchNorm{dims}d", (5,), kw, shape=(3, 5, *_SPATIAL[dims]), train=train))
+                cases.append(
+                    Case(
+                        "batchnorm", f"BatchNorm{dims}d", (5,), kw, shape=(3, 5, *_SPATIAL[dims]), train=train
+                    )
+                )
             for shape in [(1, 1, *_SPATIAL[dims]), (4, 17, *_SPATIAL[dims])]:
                 cases.append(Case("batchnorm", f"BatchNorm{dims}d", (shape[1],), shape=shape, train=train))
         cases += [
@@ -179,7 +225,7 @@ def _batchnorm() -> list[Case]:
             Case("batchnorm", "BatchNorm2d", (6,), shape=(8, 6, 17, 19), values="large_mean", train=train),
             Case("batchnorm", "LazyBatchNorm2d", (), shape=(2, 6, 5, 7), train=train),
         ]
-    return cases + [Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
+    return [*cases, Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
 
 
 # Thresholds are exact in bfloat16, so that every dtype cuts at the same place.
@@ -225,10 +271,20 @@ def _activation() -> list[Case]:
         for shape in [(), (0, 4), (1,)]:
             cases.append(Case("activation", layer, (), kw, shape=shape, exact=exact, layouts=("contiguous",)))
         plain = ("contiguous",)
-        cases.append(Case("activation", layer, (), kw, shape=(7, 33), exact=exact, values="special", layouts=plain))
+        cases.append(
+            Case("activation", layer, (), kw, shape=(7, 33), exact=exact, values="special", layouts=plain)
+        )
         if inplace:
             cases.append(Case("activation", layer, (), {**kw, "inplace": True}, shape=(5, 67), exact=exact))
-    for shape, count in [((4, 6), 1), ((4, 6), 6), ((4, 6, 7), 6), ((2, 6, 5, 7), 1), ((2, 6, 5, 7), 6), ((9,), 1), ((), 1)]:
+    for shape, count in [
+        ((4, 6), 1),
+        ((4, 6), 6),
+        ((4, 6, 7), 6),
+        ((2, 6, 5, 7), 1),
+        ((2, 6, 5, 7), 6),
+        ((9,), 1),
+        ((), 1),
+    ]:
         layouts = ALL_LAYOUTS if shape else ("contiguous",)
         cases.append(Case("activation", "PReLU", (count,), {"init": 0.1}, shape=shape, layouts=layouts))
     for dim, shape in [(-1, (4, 6)), (1, (3, 8, 5)), (0, (6, 3)), (1, (2, 4, 5, 6)), (-1, (10,))]:
@@ -248,7 +304,11 @@ def _softmax() -> list[Case]:
         ]:  # fmt: skip
             cases.append(Case("softmax", layer, (dim,), shape=shape))
         cases.append(Case("softmax", layer, (-1,), shape=(6, 40), values="large_mean"))
-    return cases + [Case("softmax", "Softmax2d", (), shape=(2, 5, 6, 7)), Case("softmax", "Softmax2d", (), shape=(5, 6, 7))]
+    return [
+        *cases,
+        Case("softmax", "Softmax2d", (), shape=(2, 5, 6, 7)),
+        Case("softmax", "Softmax2d", (), shape=(5, 6, 7)),
+    ]
 
 
 def _dropout() -> list[Case]:

@@ -38,7 +38,11 @@ def _fraction_fault(kept: torch.Tensor, p: float) -> list[str]:
     n = kept.numel()
     expected, spread = n * (1 - p), math.sqrt(n * p * (1 - p))
     found = int(kept.sum())
-    return [f"{found} of {n} kept, expected {expected:.0f}"] if abs(found - expected) > _SIGMAS * spread + 1e-9 else []
+    return (
+        [f"{found} of {n} kept, expected {expected:.0f}"]
+        if abs(found - expected) > _SIGMAS * spread + 1e-9
+        else []
+    )
 
 
 def _dropout(
@@ -56,7 +60,7 @@ def _dropout(
     is_on, is_off = _near(y, on), _near(y, off)
     found = [] if bool((is_on | is_off).all()) else ["values that are neither kept nor dropped"]
     if dx is not None:
-        passed = is_on & (not (p == 1))
+        passed = is_on & (p != 1)
         expected = torch.where(passed, a * dy.double(), torch.zeros_like(dy, dtype=torch.float64))
         ambiguous = is_on & is_off
         if not bool((_near(dx, expected) | ambiguous).all()):
@@ -100,10 +104,15 @@ def _rrelu(
         found.append("positive values changed")
     slope = (y.double() / x.double())[~positive]
     unit = 4 * torch.finfo(y.dtype).eps
-    if slope.numel() and (float(slope.min()) < module.lower - unit or float(slope.max()) > module.upper + unit):
+    if slope.numel() and (
+        float(slope.min()) < module.lower - unit or float(slope.max()) > module.upper + unit
+    ):
         found.append(f"slopes from {float(slope.min()):.4g} to {float(slope.max()):.4g}")
     spread = (module.upper - module.lower) / math.sqrt(12 * max(1, slope.numel()))
-    if slope.numel() and abs(float(slope.mean()) - (module.lower + module.upper) / 2) > _SIGMAS * spread + unit:
+    if (
+        slope.numel()
+        and abs(float(slope.mean()) - (module.lower + module.upper) / 2) > _SIGMAS * spread + unit
+    ):
         found.append(f"mean slope {float(slope.mean()):.4g}")
     if dx is not None:
         factor = torch.where(positive, torch.ones_like(y, dtype=torch.float64), y.double() / x.double())

@@ -9,6 +9,9 @@
 
 #include "cpu/simd/vec.h"
 
+// gcc 12 takes the arrays of sums below, which begin as zeros, for uninitialised.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+
 namespace {
 
 using fastnn::Compute;
@@ -39,10 +42,40 @@ FASTNN_INLINE V first_lanes(V a, int n) {
   return n == V::N ? a : select(iota<S>() < V(static_cast<S>(n)), a, V(S(0)));
 }
 
+// A register of sums in double. The deviations go here, added in float two or four together: their sum
+// is small against them, and a chain of float additions would cost the mean digits that torch's has.
+template <class T>
+struct WideSum;
+template <>
+struct WideSum<double> {
+  Vec<double> v = Vec<double>(0);
+  FASTNN_INLINE void add(Vec<double> a) { v += a; }
+  FASTNN_INLINE double total() const { return reduce_add(v); }
+  FASTNN_INLINE double lane(int i) const { return v[i]; }
+};
+template <>
+struct WideSum<float> {
+  Vec<double> low = Vec<double>(0), high = Vec<double>(0);
+  FASTNN_INLINE void add(Vec<float> a) {
+    typedef float Half __attribute__((vector_size(kVecBytes / 2)));
+    Half half[2];
+    __builtin_memcpy(half, &a.v, sizeof half);
+    low += Vec<double>(__builtin_convertvector(half[0], Register<double>::Real));
+    high += Vec<double>(__builtin_convertvector(half[1], Register<double>::Real));
+  }
+  FASTNN_INLINE double total() const { return reduce_add(low + high); }
+  FASTNN_INLINE double lane(int i) const { return i < Vec<double>::N ? low[i] : high[i - Vec<double>::N]; }
+};
+
 template <class V>
 struct Sums {
   V v[kSums] = {V(0), V(0), V(0), V(0)};
-  FASTNN_INLINE double total() const { return reduce_add((v[0] + v[1]) + (v[2] + v[3])); }
+  // The lanes are added in double: with few numbers to a lane, their own rounding would be most of the error.
+  FASTNN_INLINE double total() const {
+    WideSum<typename V::Scalar> wide;
+    for (int i = 0; i < kSums; ++i) wide.add(v[i]);
+    return wide.total();
+  }
 };
 
 FASTNN_INLINE void finish_moments(double count, double centre, double sum, double squares, double* mean,
@@ -50,6 +83,13 @@ FASTNN_INLINE void finish_moments(double count, double centre, double sum, doubl
   const double rest = squares - sum * sum / count;
   *mean = centre + sum / count;
   *m2 = rest < 0 ? 0 : rest;  // a NaN stays
+}
+
+// `mean` to the last bit that numbers of size `scale` have. A finer centre would be rounded away in each
+// x - centre, and in the same direction for all x of a binade: a bias that no summation repairs.
+template <class A>
+FASTNN_INLINE A coarse(A mean, A scale) {
+  return (mean + scale) - scale;
 }
 
 template <class T>
@@ -62,21 +102,32 @@ void row_moments(const T* x, int64_t rows, int64_t length, int64_t stride, doubl
     for_each_unrolled<V>(length, [&](int64_t i, int n, int slot)
                                      __attribute__((always_inline)) { total.v[slot] += load_n(row + i, n); });
   }
-  const auto centre = static_cast<Compute<T>>(total.total() / count);
+  const int head = length < V::N ? static_cast<int>(length) : V::N;
+  const auto centre =
+      coarse(static_cast<Compute<T>>(total.total() / count), reduce_add(abs(load_n(x, head))));
   const V m(centre);
-  Sums<V> sum, squares;
+  WideSum<typename V::Scalar> sum;
+  Sums<V> squares;
   for (int64_t r = 0; r < rows; ++r) {
     const T* row = x + r * stride;
-    for_each_unrolled<V>(length, [&](int64_t i, int n, int slot) __attribute__((always_inline)) {
-      const V d = first_lanes(load_n(row + i, n) - m, n);
-      sum.v[slot] += d;
+    int64_t i = 0;
+    const auto deviation = [&](int64_t at, int n, int slot) __attribute__((always_inline)) {
+      const V d = first_lanes(load_n(row + at, n) - m, n);
       squares.v[slot] = fma(d, d, squares.v[slot]);
-    });
+      return d;
+    };
+    for (; i + kSums * V::N <= length; i += kSums * V::N) {
+      const V d0 = deviation(i, V::N, 0), d1 = deviation(i + V::N, V::N, 1);
+      const V d2 = deviation(i + 2 * V::N, V::N, 2), d3 = deviation(i + 3 * V::N, V::N, 3);
+      sum.add((d0 + d1) + (d2 + d3));
+    }
+    for (; i + V::N <= length; i += V::N) sum.add(deviation(i, V::N, 0));
+    if (i < length) sum.add(deviation(i, static_cast<int>(length - i), 1));
   }
   finish_moments(count, centre, sum.total(), squares.total(), mean, m2);
 }
 
-// body(first column, std::integral_constant-like width, lanes of the last register) over all columns.
+// body(first column, a Width, lanes of the last register) over all columns.
 template <int W>
 struct Width {
   static constexpr int value = W;
@@ -109,29 +160,31 @@ void column_moments(const T* x, int64_t rows, int64_t width, int64_t stride, dou
   for_each_column_block<V>(width, [&](int64_t c, auto block, int lanes) __attribute__((always_inline)) {
     constexpr int W = decltype(block)::value;
     const T* column = x + c;
-    V total[W], m[W], sum[2][W], squares[2][W];
-    for (int w = 0; w < W; ++w) total[w] = sum[0][w] = sum[1][w] = squares[0][w] = squares[1][w] = V(A(0));
+    V total[W] = {}, m[W], squares[2][W] = {};
+    WideSum<A> sum[W];
     for (int64_t r = 0; r < rows; ++r)
       for (int w = 0; w < W; ++w) total[w] += load_n(column + r * stride + w * V::N, lanes);
-    for (int w = 0; w < W; ++w) m[w] = total[w] / V(static_cast<A>(rows));
-    const auto add = [&](int64_t r, int half) __attribute__((always_inline)) {
-      for (int w = 0; w < W; ++w) {
-        const V d = load_n(column + r * stride + w * V::N, lanes) - m[w];
-        sum[half][w] += d;
-        squares[half][w] = fma(d, d, squares[half][w]);
-      }
+    for (int w = 0; w < W; ++w) {
+      V scale(A(0));
+      for (int64_t r = 0; r < (rows < 8 ? rows : 8); ++r)
+        scale += abs(load_n(column + r * stride + w * V::N, lanes));
+      m[w] = coarse(total[w] / V(static_cast<A>(rows)), scale);
+    }
+    const auto deviation = [&](int64_t r, int w, int half) __attribute__((always_inline)) {
+      const V d = load_n(column + r * stride + w * V::N, lanes) - m[w];
+      squares[half][w] = fma(d, d, squares[half][w]);
+      return d;
     };
     int64_t r = 0;
-    for (; r + 2 <= rows; r += 2) {
-      add(r, 0);
-      add(r + 1, 1);
-    }
-    if (r < rows) add(r, 0);
+    for (; r + 2 <= rows; r += 2)
+      for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0) + deviation(r + 1, w, 1));
+    if (r < rows)
+      for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0));
     for (int w = 0; w < W; ++w) {
-      const V s = sum[0][w] + sum[1][w], q = squares[0][w] + squares[1][w];
       for (int i = 0; i < lanes; ++i) {
         const int64_t at = c + w * V::N + i;
-        finish_moments(count, m[w][i], s[i], q[i], mean + at, m2 + at);
+        const double q = double(squares[0][w][i]) + squares[1][w][i];
+        finish_moments(count, m[w][i], sum[w].lane(i), q, mean + at, m2 + at);
       }
     }
   });
@@ -212,11 +265,8 @@ void column_sums(const T* x, const T* dy, int64_t rows, int64_t width, int64_t s
   using V = Vec<A>;
   for_each_column_block<V>(width, [&](int64_t c, auto block, int lanes) __attribute__((always_inline)) {
     constexpr int W = decltype(block)::value;
-    V m[W], s[2][W], d[2][W];
-    for (int w = 0; w < W; ++w) {
-      m[w] = load_n(mean + c + w * V::N, lanes);
-      s[0][w] = s[1][w] = d[0][w] = d[1][w] = V(A(0));
-    }
+    V m[W], s[2][W] = {}, d[2][W] = {};
+    for (int w = 0; w < W; ++w) m[w] = load_n(mean + c + w * V::N, lanes);
     const auto add = [&](int64_t r, int half) __attribute__((always_inline)) {
       for (int w = 0; w < W; ++w) {
         const int64_t at = r * stride + c + w * V::N;
@@ -232,10 +282,9 @@ void column_sums(const T* x, const T* dy, int64_t rows, int64_t width, int64_t s
     }
     if (r < rows) add(r, 0);
     for (int w = 0; w < W; ++w) {
-      const V total = s[0][w] + s[1][w], product = d[0][w] + d[1][w];
       for (int i = 0; i < lanes; ++i) {
-        sum[c + w * V::N + i] = total[i];
-        dot[c + w * V::N + i] = product[i];
+        sum[c + w * V::N + i] = double(s[0][w][i]) + s[1][w][i];
+        dot[c + w * V::N + i] = double(d[0][w][i]) + d[1][w][i];
       }
     }
   });

@@ -28,11 +28,13 @@ Tensor activation_cuda(const Tensor& x, int64_t kind, double a, double b) {
 Tensor activation_backward_cuda(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   const c10::cuda::CUDAGuard guard(saved.device());
   Tensor dx = at::empty_like(saved);
-  const Tensor dense_dy = with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
+  const bool broadcast = is_broadcast_number(dy);
+  const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
   cuda::activation_backward({.kind = static_cast<int>(kind),
                              .dtype = dtype_of(saved),
                              .n = saved.numel(),
                              .dy = dense_dy.const_data_ptr(),
+                             .dy_broadcast = broadcast,
                              .saved = dense_saved.const_data_ptr(),
                              .dx = dx.data_ptr(),
                              .a = a,

@@ -1,0 +1,48 @@
+// Where the algorithm of a convolution is chosen: one ordered list per direction. The first entry that is
+// applicable runs; the last one, a plain loop, always is. A new algorithm is one more line in
+// csrc/cpu/conv.cpp.
+#pragma once
+#include <cstddef>
+
+#include "fastnn/conv.h"
+
+namespace fastnn::cpu {
+
+template <class Params>
+struct ConvAlgorithm {
+  const char* name;
+  bool (*applicable)(const Params&);
+  void (*run)(const Params&);
+};
+
+template <class Params>
+struct ConvAlgorithms {
+  const ConvAlgorithm<Params>* first;
+  size_t count;
+  const ConvAlgorithm<Params>* begin() const { return first; }
+  const ConvAlgorithm<Params>* end() const { return first + count; }
+};
+
+ConvAlgorithms<ConvForwardParams> conv_forward_algorithms();
+ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms();
+ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms();
+
+// csrc/cpu/conv/reference.cpp
+void conv_reference(const ConvForwardParams&);
+void conv_reference(const ConvBackwardDataParams&);
+void conv_reference(const ConvBackwardWeightParams&);
+
+// csrc/cpu/conv/shift.cpp
+void conv_shift(const ConvForwardParams&);
+void conv_shift(const ConvBackwardDataParams&);
+
+// csrc/cpu/conv/product.cpp: only where the kernel covers the whole input
+void conv_product(const ConvForwardParams&);
+void conv_product(const ConvBackwardDataParams&);
+void conv_product(const ConvBackwardWeightParams&);
+
+// csrc/cpu/conv/weight.cpp
+void conv_outer(const ConvBackwardWeightParams&);
+void conv_dot(const ConvBackwardWeightParams&);
+
+}  // namespace fastnn::cpu

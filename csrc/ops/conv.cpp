@@ -1,0 +1,454 @@
+// Convolution and transposed convolution in one to three dimensions: front ops, private ops, autograd.
+#include "fastnn/conv.h"
+
+#include <array>
+
+#include "ops/front.h"
+
+namespace fastnn::ops {
+namespace {
+
+using at::IntArrayRef;
+using Tensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// --- shapes ----------------------------------------------------------------------------------------------
+
+// `whole` is the side that the kernel slides over: the input, or the output of a transposed convolution.
+ConvGeometry geometry(const Tensor& whole, const Tensor& w, const Tensor& slid, IntArrayRef stride,
+                      IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+  ConvGeometry p;
+  p.dtype = dtype_of(w);
+  p.n = whole.size(0);
+  p.c = whole.size(1);
+  p.k = slid.size(1);
+  p.g = groups;
+  const int64_t nd = w.dim() - 2;
+  for (int64_t i = 0; i < nd; ++i) {
+    const int64_t d = 3 - nd + i;
+    p.in[d] = whole.size(2 + i);
+    p.kernel[d] = w.size(2 + i);
+    p.stride[d] = stride[i];
+    p.padding[d] = padding[i];
+    p.dilation[d] = dilation[i];
+    p.out[d] = slid.size(2 + i);
+  }
+  return p;
+}
+
+template <class Int>
+Int output_size(const Int& in, const Int& kernel, int64_t stride, int64_t padding, int64_t dilation,
+                bool transposed, int64_t output_padding) {
+  if (transposed) return (in - 1) * stride - 2 * padding + (kernel - 1) * dilation + 1 + output_padding;
+  return (in + 2 * padding - (kernel - 1) * dilation - 1) / stride + 1;
+}
+
+std::vector<c10::SymInt> output_shape(const Tensor& x, const Tensor& w, IntArrayRef stride,
+                                      IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                                      IntArrayRef output_padding, int64_t groups) {
+  std::vector<c10::SymInt> shape{x.sym_size(0), transposed ? w.sym_size(1) * groups : w.sym_size(0)};
+  for (int64_t i = 0; i < w.dim() - 2; ++i) {
+    shape.push_back(output_size<c10::SymInt>(x.sym_size(2 + i), w.sym_size(2 + i), stride[i], padding[i],
+                                             dilation[i], transposed, transposed ? output_padding[i] : 0));
+  }
+  return shape;
+}
+
+// The memory format that torch gives a convolution's output and dx. In three dimensions it has two kernels,
+// of which the one for small single images knows contiguous tensors only.
+at::MemoryFormat format_of(const Tensor& x, const Tensor& w, int64_t groups) {
+  const bool planes = w.dim() == 4, volumes = w.dim() == 5 && w.scalar_type() != at::kDouble;
+  if ((!planes && !volumes) || x.sym_size(0).maybe_as_int() == 0) return at::MemoryFormat::Contiguous;
+  const auto last = planes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  if (x.suggest_memory_format() != last && w.suggest_memory_format() != last)
+    return at::MemoryFormat::Contiguous;
+  const bool small = volumes && groups == 1 && x.sym_size(0) == 1 &&
+                     (w.sym_size(3) <= 3 || w.sym_size(4) <= 3) &&
+                     x.sym_size(1) * x.sym_size(2) * x.sym_size(3) <= 20480;
+  return small ? at::MemoryFormat::Contiguous : last;
+}
+
+// A contiguous result in that format. Tensor::contiguous(format) would leave strides as they are where sizes
+// of one make them ambiguous.
+Tensor in_format(const Tensor& t, at::MemoryFormat format) {
+  return format == at::MemoryFormat::Contiguous ? t : at::empty(t.sizes(), t.options(), format).copy_(t);
+}
+
+// --- CPU and Meta kernels of the private ops -----------------------------------------------------------
+
+// y: [N, K, ...] of x: [N, C, ...], w: [K, C / G, ...] or, transposed, [C, K / G, ...], b: [K].
+Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, IntArrayRef stride,
+                IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+                int64_t groups) {
+  const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(shape), x.options());
+  const Tensor dense_x = x.contiguous(), dense_w = w.contiguous();
+  const Tensor dense_b = b && b->defined() ? b->contiguous() : Tensor();
+  const void* bias = dense_b.defined() ? dense_b.const_data_ptr() : nullptr;
+  if (y.numel() > 0 && transposed) {
+    record_algorithm(
+        cpu::conv_backward_data({geometry(y, w, x, stride, padding, dilation, groups),
+                                 dense_x.const_data_ptr(), dense_w.const_data_ptr(), bias, y.data_ptr()}));
+  } else if (y.numel() > 0) {
+    record_algorithm(
+        cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups), dense_x.const_data_ptr(),
+                           dense_w.const_data_ptr(), bias, y.data_ptr()}));
+  }
+  return in_format(y, format_of(x, w, groups));
+}
+
+Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&, IntArrayRef stride,
+                 IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+                 int64_t groups) {
+  const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  return at::empty_symint(shape, x.options(), format_of(x, w, groups));
+}
+
+Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
+                          IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef,
+                          int64_t groups, std::array<bool, 3> output_mask) {
+  const Tensor dense_dy = dy.contiguous();
+  const ConvGeometry p = transposed ? geometry(dy, w, x, stride, padding, dilation, groups)
+                                    : geometry(x, w, dy, stride, padding, dilation, groups);
+  const bool empty = dy.numel() == 0;
+  Tensor dx, dw, db;
+  if (output_mask[0]) {
+    dx = at::empty(x.sizes(), x.options());
+    const Tensor dense_w = w.contiguous();
+    if (!empty && transposed) {
+      cpu::conv_forward({p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
+    } else if (!empty) {
+      cpu::conv_backward_data(
+          {p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
+    }
+    dx = in_format(dx, format_of(x, w, groups));
+  }
+  if (output_mask[1]) {
+    dw = empty ? at::zeros(w.sizes(), w.options()) : at::empty(w.sizes(), w.options());
+    const Tensor dense_x = x.contiguous();
+    const void *slid = dense_dy.const_data_ptr(), *whole = dense_x.const_data_ptr();
+    if (transposed) std::swap(slid, whole);
+    if (!empty) cpu::conv_backward_weight({p, slid, whole, dw.data_ptr()});
+    dw = in_format(dw, w.suggest_memory_format());
+  }
+  if (output_mask[2]) {
+    db = empty ? at::zeros({dy.size(1)}, dy.options()) : at::empty({dy.size(1)}, dy.options());
+    if (!empty) {
+      cpu::conv_backward_bias({.dtype = p.dtype,
+                               .n = dy.size(0),
+                               .channels = dy.size(1),
+                               .plane = dy.numel() / dy.size(0) / dy.size(1),
+                               .dy = dense_dy.const_data_ptr(),
+                               .db = db.data_ptr()});
+    }
+  }
+  return {dx, dw, db};
+}
+
+Tensors conv_backward_meta(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef, IntArrayRef,
+                           IntArrayRef, bool, IntArrayRef, int64_t groups, std::array<bool, 3> output_mask) {
+  Tensor dx, dw, db;
+  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w, groups));
+  if (output_mask[1]) dw = at::empty_symint(w.sym_sizes(), w.options(), w.suggest_memory_format());
+  if (output_mask[2]) db = at::empty_symint({dy.sym_size(1)}, dy.options());
+  return {dx, dw, db};
+}
+
+// --- autograd --------------------------------------------------------------------------------------------
+
+Tensor conv(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, IntArrayRef stride,
+            IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+            int64_t groups) {
+  static const auto op = handle<decltype(conv)>("fastnn::_conv");
+  return op.call(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+}
+
+Tensors conv_backward(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
+                      IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+                      int64_t groups, std::array<bool, 3> output_mask) {
+  static const auto op = handle<decltype(conv_backward)>("fastnn::_conv_backward");
+  return op.call(dy, x, w, stride, padding, dilation, transposed, output_padding, groups, output_mask);
+}
+
+struct ConvFunction : torch::autograd::Function<ConvFunction> {
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& w,
+                        const std::optional<Tensor>& b, IntArrayRef stride, IntArrayRef padding,
+                        IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    ctx->save_for_backward({x, w});
+    ctx->saved_data["bias"] = b && b->defined();
+    ctx->saved_data["stride"] = stride;
+    ctx->saved_data["padding"] = padding;
+    ctx->saved_data["dilation"] = dilation;
+    ctx->saved_data["transposed"] = transposed;
+    ctx->saved_data["output_padding"] = output_padding;
+    ctx->saved_data["groups"] = groups;
+    return conv(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                 const torch::autograd::variable_list& dy) {
+    torch::autograd::variable_list grads(9);
+    if (!dy[0].defined()) return grads;
+    const auto saved = ctx->get_saved_variables();
+    auto& data = ctx->saved_data;
+    // An argument without a tensor has no place in needs_input_grad.
+    const bool bias = data["bias"].toBool() && ctx->needs_input_grad(2);
+    std::tie(grads[0], grads[1], grads[2]) = conv_backward(
+        dy[0], saved[0], saved[1], data["stride"].toIntVector(), data["padding"].toIntVector(),
+        data["dilation"].toIntVector(), data["transposed"].toBool(), data["output_padding"].toIntVector(),
+        data["groups"].toInt(), {ctx->needs_input_grad(0), ctx->needs_input_grad(1), bias});
+    return grads;
+  }
+};
+
+Tensor conv_autograd(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, IntArrayRef stride,
+                     IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
+                     int64_t groups) {
+  if (at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(w) || (b && needs_grad(*b)))) {
+    return ConvFunction::apply(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return conv(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+}
+
+// Under create_graph the backward itself is differentiated: torch's own op, which can be.
+Tensors conv_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
+                               IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                               IntArrayRef output_padding, int64_t groups, std::array<bool, 3> output_mask) {
+  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x) || needs_grad(w))) {
+    const int64_t bias[] = {dy.size(1)};
+    return at::convolution_backward(dy, x, w, bias, stride, padding, dilation, transposed, output_padding,
+                                    groups, output_mask);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return conv_backward(dy, x, w, stride, padding, dilation, transposed, output_padding, groups, output_mask);
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "_conv(Tensor x, Tensor w, Tensor? b, int[] stride, int[] padding, int[] dilation, bool transposed, "
+      "int[] output_padding, int groups) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "_conv_backward(Tensor dy, Tensor x, Tensor w, int[] stride, int[] padding, int[] dilation, bool "
+      "transposed, "
+      "int[] output_padding, int groups, bool[3] output_mask) -> (Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
+  m.impl("_conv", conv_cpu);
+  m.impl("_conv_backward", conv_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
+  m.impl("_conv", conv_meta);
+  m.impl("_conv_backward", conv_backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
+  m.impl("_conv", conv_autograd);
+  m.impl("_conv_backward", conv_backward_autograd);
+}
+
+// --- front ops -------------------------------------------------------------------------------------------
+
+const Op conv_ops[] = {{"conv1d", "_conv", kFloatDouble, true},
+                       {"conv2d", "_conv", kFloatDouble, true},
+                       {"conv3d", "_conv", kFloatDouble, true}};
+const Op conv_transpose_ops[] = {{"conv_transpose1d", "_conv", kFloatDouble, true},
+                                 {"conv_transpose2d", "_conv", kFloatDouble, true},
+                                 {"conv_transpose3d", "_conv", kFloatDouble, true}};
+
+// Arguments of one call; a list of one element stands for all dimensions.
+struct Call {
+  const Tensor &input, &weight;
+  const std::optional<Tensor>& bias;
+  bool transposed;
+  int64_t nd, groups;
+  c10::SmallVector<int64_t, 3> stride, padding, dilation, output_padding;
+
+  Call(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, bool transposed,
+       int64_t nd, int64_t groups, IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+       IntArrayRef output_padding)
+      : input(input),
+        weight(weight),
+        bias(bias),
+        transposed(transposed),
+        nd(nd),
+        groups(groups),
+        stride(expand(stride)),
+        padding(expand(padding)),
+        dilation(expand(dilation)),
+        output_padding(expand(output_padding)) {}
+
+  c10::SmallVector<int64_t, 3> expand(IntArrayRef list) const {
+    if (list.size() == 1) return c10::SmallVector<int64_t, 3>(nd, list[0]);
+    return c10::SmallVector<int64_t, 3>(list.begin(), list.end());
+  }
+
+  // The shapes are those of a convolution, with something to compute but for an empty batch. Whatever is not
+  // gets torch's op: it knows the exotic cases and has the error texts.
+  bool usual() const {
+    const auto size = static_cast<size_t>(nd);
+    if (stride.size() != size || padding.size() != size || dilation.size() != size ||
+        output_padding.size() != size) {
+      return false;
+    }
+    const bool batched = input.dim() == nd + 2;
+    if (weight.dim() != nd + 2 || (!batched && input.dim() != nd + 1) || groups < 1 || weight.numel() == 0)
+      return false;
+    const int64_t channels = input.size(batched ? 1 : 0), rows = weight.size(0),
+                  cols = weight.size(1) * groups;
+    if (rows % groups != 0 || channels != (transposed ? rows : cols)) return false;
+    if (bias && bias->defined() && (bias->dim() != 1 || bias->size(0) != (transposed ? cols : rows)))
+      return false;
+    for (int64_t i = 0; i < nd; ++i) {
+      const int64_t in = input.size((batched ? 2 : 1) + i);
+      if (in < 1 || stride[i] < 1 || padding[i] < 0 || dilation[i] < 1 || output_padding[i] < 0) return false;
+      if (output_padding[i] > 0 && output_padding[i] >= std::max(stride[i], dilation[i])) return false;
+      const int64_t reach = (weight.size(2 + i) - 1) * dilation[i] + 1;
+      if (transposed ? (in - 1) * stride[i] + reach + output_padding[i] <= 2 * padding[i]
+                     : in + 2 * padding[i] < reach) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  Tensor native() const {
+    const bool batched = input.dim() == nd + 2;
+    const Tensor y = conv(batched ? input : input.unsqueeze(0), weight, bias, stride, padding, dilation,
+                          transposed, output_padding, groups);
+    return batched ? y : y.squeeze(0);
+  }
+
+  template <class Torch>
+  Tensor run(const Torch& torch) const {
+    const Op& op = (transposed ? conv_transpose_ops : conv_ops)[nd - 1];
+    const char* reason = why_not(op, input, weight, bias ? *bias : Tensor());
+    if (reason == nullptr && !usual()) reason = "unusual shapes or arguments";
+    return front(op, reason, [&] { return native(); }, torch);
+  }
+};
+
+#define FASTNN_CONV(ND)                                                                                      \
+  Tensor conv##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,           \
+                     IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {        \
+    return Call(input, weight, bias, false, ND, groups, stride, padding, dilation, {0}).run([&] {            \
+      return at::conv##ND##d(input, weight, bias, stride, padding, dilation, groups);                        \
+    });                                                                                                      \
+  }                                                                                                          \
+  Tensor conv_transpose##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, \
+                               IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,          \
+                               int64_t groups, IntArrayRef dilation) {                                       \
+    return Call(input, weight, bias, true, ND, groups, stride, padding, dilation, output_padding).run([&] {  \
+      return at::conv_transpose##ND##d(input, weight, bias, stride, padding, output_padding, groups,         \
+                                       dilation);                                                            \
+    });                                                                                                      \
+  }
+FASTNN_CONV(1)
+FASTNN_CONV(2)
+FASTNN_CONV(3)
+#undef FASTNN_CONV
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  const auto define = [&m](const std::string& nd, auto conv, auto conv_transpose) {
+    const std::string name = "conv" + nd + "d", transposed = "conv_transpose" + nd + "d",
+                      ints = "int[" + nd + "] ";
+    m.def((name + "(Tensor input, Tensor weight, Tensor? bias=None, " + ints + "stride=1, " + ints +
+           "padding=0, " + ints + "dilation=1, int groups=1) -> Tensor")
+              .c_str(),
+          {at::Tag::pt2_compliant_tag});
+    m.def((transposed + "(Tensor input, Tensor weight, Tensor? bias=None, " + ints + "stride=1, " + ints +
+           "padding=0, " + ints + "output_padding=0, int groups=1, " + ints + "dilation=1) -> Tensor")
+              .c_str(),
+          {at::Tag::pt2_compliant_tag});
+    m.impl(name.c_str(), c10::DispatchKey::CompositeImplicitAutograd, conv);
+    m.impl(transposed.c_str(), c10::DispatchKey::CompositeImplicitAutograd, conv_transpose);
+  };
+  define("1", conv1d, conv_transpose1d);
+  define("2", conv2d, conv_transpose2d);
+  define("3", conv3d, conv_transpose3d);
+}
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+  m.impl("conv1d", conv1d);
+  m.impl("conv2d", conv2d);
+  m.impl("conv3d", conv3d);
+  m.impl("conv_transpose1d", conv_transpose1d);
+  m.impl("conv_transpose2d", conv_transpose2d);
+  m.impl("conv_transpose3d", conv_transpose3d);
+}
+
+// --- Python bindings ---------------------------------------------------------------------------------------
+
+// An int or a sequence of them, as torch's own functions take.
+struct Ints {
+  c10::SmallVector<int64_t, 3> values;
+  operator IntArrayRef() const { return values; }
+};
+
+}  // namespace
+}  // namespace fastnn::ops
+
+namespace pybind11::detail {
+template <>
+struct type_caster<fastnn::ops::Ints> {
+  PYBIND11_TYPE_CASTER(fastnn::ops::Ints, const_name("int | Sequence[int]"));
+
+  bool load(handle source, bool) {
+    value.values.clear();
+    if (!PyTuple_Check(source.ptr()) && !PyList_Check(source.ptr())) return append(source.ptr());
+    for (const handle item : reinterpret_borrow<sequence>(source)) {
+      if (!append(item.ptr())) return false;
+    }
+    return true;
+  }
+
+ private:
+  bool append(PyObject* item) {
+    if (!PyIndex_Check(item)) return false;
+    const Py_ssize_t number = PyNumber_AsSsize_t(item, nullptr);
+    if (number == -1 && PyErr_Occurred() != nullptr) {
+      PyErr_Clear();
+      return false;
+    }
+    value.values.push_back(number);
+    return true;
+  }
+};
+}  // namespace pybind11::detail
+
+namespace fastnn::ops {
+namespace {
+
+using ConvFront = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, IntArrayRef, IntArrayRef,
+                         IntArrayRef, int64_t);
+using ConvTransposeFront = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, IntArrayRef,
+                                  IntArrayRef, IntArrayRef, int64_t, IntArrayRef);
+
+FASTNN_BIND(conv, m) {
+  namespace py = pybind11;
+  const auto bind = [&m](const std::string& nd, ConvFront* conv, ConvTransposeFront* conv_transpose) {
+    m.def(("conv" + nd + "d").c_str(),
+          torch::wrap_pybind_function_no_gil(
+              [conv](const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                     const Ints& stride, const Ints& padding, const Ints& dilation, int64_t groups) {
+                return conv(input, weight, bias, stride, padding, dilation, groups);
+              }),
+          py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
+          py::arg("dilation"), py::arg("groups"));
+    m.def(("conv_transpose" + nd + "d").c_str(),
+          torch::wrap_pybind_function_no_gil(
+              [conv_transpose](const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+                               const Ints& stride, const Ints& padding, const Ints& output_padding,
+                               int64_t groups, const Ints& dilation) {
+                return conv_transpose(input, weight, bias, stride, padding, output_padding, groups, dilation);
+              }),
+          py::arg("input"), py::arg("weight"), py::arg("bias"), py::arg("stride"), py::arg("padding"),
+          py::arg("output_padding"), py::arg("groups"), py::arg("dilation"));
+  };
+  bind("1", conv1d, conv_transpose1d);
+  bind("2", conv2d, conv_transpose2d);
+  bind("3", conv3d, conv_transpose3d);
+}
+
+}  // namespace
+}  // namespace fastnn::ops

@@ -1,0 +1,204 @@
+// Linear: private ops on matrices with any strides, autograd, the front op.
+#include "fastnn/linear.h"
+
+#include "ops/front.h"
+
+namespace fastnn::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+using OptionalTensor = std::optional<Tensor>;
+using Tensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// --- CPU and Meta kernels of the private ops -----------------------------------------------------------
+
+// All dimensions but the last as one; a view where strides allow.
+Tensor as_matrix(const Tensor& t) {
+  if (t.dim() == 2) return t;
+  const int64_t last = t.size(-1);
+  int64_t rows = 1;
+  for (const int64_t size : t.sizes().slice(0, t.dim() - 1)) rows *= size;
+  return t.reshape({rows, last});
+}
+
+LinearMatrix matrix(const Tensor& t) {
+  return {t.const_data_ptr(), t.stride(0), t.stride(1)};
+}
+
+// Like `t`, with another size of the last dimension. SymInt serves Meta, int64_t the CPU kernel.
+template <class Int>
+std::vector<Int> with_last(c10::ArrayRef<Int> sizes, Int last) {
+  std::vector<Int> out(sizes.begin(), sizes.end());
+  out.back() = last;
+  return out;
+}
+
+// Stands for a gradient that nobody asked for; outputs of one op must not share memory.
+Tensor none(const Tensor& like) {
+  return at::empty({0}, like.options());
+}
+
+Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  Tensor y = at::empty(with_last(x.sizes(), weight.size(0)), x.options());
+  const Tensor rows = as_matrix(x), b = bias ? bias->contiguous() : Tensor();
+  cpu::linear_forward({.dtype = dtype_of(x),
+                       .shape = {.N = rows.size(0), .C = rows.size(1), .K = weight.size(0)},
+                       .x = matrix(rows),
+                       .w = matrix(weight),
+                       .bias = b.defined() ? b.const_data_ptr() : nullptr,
+                       .y = y.data_ptr()});
+  return y;
+}
+
+// Gradients of input, weight and bias; those that `mask` does not ask for are empty tensors. The gradient of
+// the input reads the weight, that of the weight the input.
+Tensors linear_backward_cpu(const Tensor& dy, const OptionalTensor& x, const OptionalTensor& weight,
+                            std::array<bool, 3> mask) {
+  const Tensor rows_dy = as_matrix(dy), rows_x = mask[1] ? as_matrix(*x) : Tensor();
+  const int64_t K = rows_dy.size(1);
+  const int64_t C = mask[1] ? rows_x.size(1) : mask[0] ? weight->size(1) : 0;
+  const Tensor dx = mask[0] ? at::empty(with_last(dy.sizes(), C), dy.options()) : none(dy);
+  const Tensor dw = mask[1] ? at::empty({K, C}, dy.options()) : none(dy);
+  const Tensor db = mask[2] ? at::empty({K}, dy.options()) : none(dy);
+  cpu::linear_backward({.dtype = dtype_of(dy),
+                        .shape = {.N = rows_dy.size(0), .C = C, .K = K},
+                        .dy = matrix(rows_dy),
+                        .x = mask[1] ? matrix(rows_x) : LinearMatrix{},
+                        .w = mask[0] ? matrix(*weight) : LinearMatrix{},
+                        .dx = mask[0] ? dx.data_ptr() : nullptr,
+                        .dw = mask[1] ? dw.data_ptr() : nullptr,
+                        .db = mask[2] ? db.data_ptr() : nullptr});
+  return {dx, dw, db};
+}
+
+Tensor linear_meta(const Tensor& x, const Tensor& weight, const OptionalTensor&) {
+  return at::empty_symint(with_last(x.sym_sizes(), weight.sym_size(0)), x.options());
+}
+
+Tensors linear_backward_meta(const Tensor& dy, const OptionalTensor& x, const OptionalTensor& weight,
+                             std::array<bool, 3> mask) {
+  const c10::SymInt K = dy.sym_size(-1), zero = 0;
+  const auto empty = [&](const std::vector<c10::SymInt>& sizes) {
+    return at::empty_symint(sizes, dy.options());
+  };
+  return {empty(mask[0] ? with_last(dy.sym_sizes(), weight->sym_size(1)) : std::vector{zero}),
+          empty(mask[1] ? std::vector{K, x->sym_size(-1)} : std::vector{zero}),
+          empty(std::vector{mask[2] ? K : zero})};
+}
+
+// --- autograd --------------------------------------------------------------------------------------------
+
+Tensor linear_op_call(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  static const auto op = handle<decltype(linear_cpu)>("fastnn::_linear");
+  return op.call(x, weight, bias);
+}
+
+Tensors linear_backward(const Tensor& dy, const OptionalTensor& x, const OptionalTensor& weight,
+                        std::array<bool, 3> mask) {
+  static const auto op = handle<decltype(linear_backward_cpu)>("fastnn::_linear_backward");
+  return op.call(dy, x, weight, mask);
+}
+
+OptionalTensor optional(const Tensor& t) {
+  return t.defined() ? OptionalTensor(t) : std::nullopt;
+}
+
+struct LinearFunction : torch::autograd::Function<LinearFunction> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
+                        const OptionalTensor& bias) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    // Only what a gradient will read: a frozen weight keeps no input alive.
+    ctx->save_for_backward({needs_grad(weight) ? x : Tensor(), needs_grad(x) ? weight : Tensor()});
+    ctx->saved_data["bias"] = bias.has_value();
+    return linear_op_call(x, weight, bias);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
+    const auto saved = ctx->get_saved_variables();
+    variable_list grads(3);
+    if (!dy[0].defined()) return grads;
+    // Inputs that were not given have no place in the numbering.
+    const bool needs_db = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2);
+    const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), needs_db};
+    auto [dx, dw, db] = linear_backward(dy[0], optional(saved[0]), optional(saved[1]), mask);
+    if (mask[0]) grads[0] = dx;
+    if (mask[1]) grads[1] = dw;
+    if (mask[2]) grads[2] = db;
+    return grads;
+  }
+};
+
+Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  if (at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(weight) || (bias && needs_grad(*bias)))) {
+    return LinearFunction::apply(x, weight, bias);
+  }
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return linear_op_call(x, weight, bias);
+}
+
+// Second derivatives: the same products from torch's differentiable ops.
+Tensors linear_backward_autograd(const Tensor& dy, const OptionalTensor& x, const OptionalTensor& weight,
+                                 std::array<bool, 3> mask) {
+  const bool differentiate = at::GradMode::is_enabled() &&
+                             (needs_grad(dy) || (x && needs_grad(*x)) || (weight && needs_grad(*weight)));
+  if (!differentiate) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return linear_backward(dy, x, weight, mask);
+  }
+  const auto rows = [](const Tensor& t) { return t.dim() == 1 ? t.unsqueeze(0) : t.flatten(0, -2); };
+  return {mask[0] ? at::matmul(dy, *weight) : none(dy), mask[1] ? at::mm(rows(dy).t(), rows(*x)) : none(dy),
+          mask[2] ? rows(dy).sum(0) : none(dy)};
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def("_linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def(
+      "_linear_backward(Tensor dy, Tensor? input, Tensor? weight, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
+  m.impl("_linear", linear_cpu);
+  m.impl("_linear_backward", linear_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
+  m.impl("_linear", linear_meta);
+  m.impl("_linear_backward", linear_backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
+  m.impl("_linear", linear_autograd);
+  m.impl("_linear_backward", linear_backward_autograd);
+}
+
+// --- front op --------------------------------------------------------------------------------------------
+
+const Op linear_op("linear", "_linear", kFloatDouble, /*autocast=*/true);
+
+const char* why_not_linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
+  if (const char* reason = why_not(linear_op, input, weight, bias)) return reason;
+  if (input.dim() < 1 || weight.dim() != 2 || input.size(-1) != weight.size(1)) return "shapes";
+  if (bias.defined() && (bias.dim() != 1 || bias.size(0) != weight.size(0))) return "a bias of another shape";
+  return nullptr;
+}
+
+Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
+  return front(
+      linear_op, why_not_linear(input, weight, bias.value_or(Tensor())),
+      [&] { return linear_op_call(input, weight, bias); }, [&] { return at::linear(input, weight, bias); });
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.impl("linear", c10::DispatchKey::CompositeImplicitAutograd, linear);
+}
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+  m.impl("linear", linear);
+}
+
+FASTNN_BIND(linear, m) {
+  m.def("linear", torch::wrap_pybind_function_no_gil(linear), pybind11::arg("input"), pybind11::arg("weight"),
+        pybind11::arg("bias"));
+}
+
+}  // namespace
+}  // namespace fastnn::ops

@@ -1,0 +1,87 @@
+"""Fixtures: the case, the CPU capability under test, seeds, threads, strict mode."""
+
+import contextlib
+import zlib
+
+import pytest
+import torch
+
+import fastnn
+
+pytest.register_assert_rewrite("support")
+
+RANK = ("portable", "avx2", "avx512")
+CAPABILITIES = sorted(fastnn._C.supported_cpu_capabilities(), key=RANK.index, reverse=True)
+START = fastnn._C.cpu_capability()
+THREADS = torch.get_num_threads()
+
+
+def _cases(metafunc):
+    """The list `cases` that stands on the test function, or `<name>_cases` of its class (see support.Family)."""
+    own = getattr(metafunc.function, "cases", None)
+    if own is not None:
+        return own
+    name = metafunc.function.__name__.removeprefix("test_")
+    return getattr(metafunc.cls, f"{name}_cases", metafunc.cls.parity_cases)
+
+
+def pytest_generate_tests(metafunc):
+    """`case` runs over the test's list; `capability` over all that the machine has.
+
+    Under the lesser capabilities every third case is enough.
+    """
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    own = {name for names in marks for name in (names.split(",") if isinstance(names, str) else names)}
+    wants_case, wants_capability = (n in set(metafunc.fixturenames) - own for n in ("case", "capability"))
+    if wants_case and wants_capability:
+        pairs = []
+        for capability in CAPABILITIES:
+            cases = _cases(metafunc)
+            pairs += [(c, capability) for c in (cases if capability == CAPABILITIES[0] else cases[::3])]
+        ids = [f"{case.name}-{capability}" for case, capability in pairs]
+        metafunc.parametrize(("case", "capability"), pairs, ids=ids, indirect=["capability"])
+    elif wants_case:
+        metafunc.parametrize("case", _cases(metafunc), ids=lambda case: case.name)
+    elif wants_capability:
+        metafunc.parametrize("capability", CAPABILITIES, indirect=True)
+
+
+@pytest.fixture
+def capability(request):
+    """The instruction set that the test runs under."""
+    fastnn._C.set_cpu_capability(request.param)
+    yield request.param
+    fastnn._C.set_cpu_capability(START)
+
+
+@pytest.fixture
+def strict():
+    """Inside the test a call that would fall back to torch's op raises."""
+    with fastnn.strict():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def guard(request):
+    """Every test starts from its own seed, and leaves threads, default dtype and grad mode as they were."""
+    torch.manual_seed(zlib.crc32(request.node.nodeid.encode()))
+    yield
+    torch.set_num_threads(THREADS)
+    torch.set_default_dtype(torch.float32)
+    torch.set_grad_enabled(True)
+
+
+@pytest.fixture
+def threads():
+    """`with threads(n):` limits torch and fastnn to n threads."""
+
+    @contextlib.contextmanager
+    def limit(n):
+        before = torch.get_num_threads()
+        torch.set_num_threads(n)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    return limit

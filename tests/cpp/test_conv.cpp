@@ -1,0 +1,177 @@
+// Every convolution algorithm that is applicable against the plain loops in double, on odd shapes; thread
+// counts.
+#include <string>
+#include <vector>
+
+#include "cpu/conv/algorithms.h"
+#include "harness.h"
+
+using namespace fastnn;
+using namespace fastnn::testing;
+
+namespace {
+
+struct Shape {
+  int64_t n, c, k, g, in[3], kernel[3], stride[3], padding[3], dilation[3];
+  int64_t extra;  // of the input beyond what the last window reads: output_padding
+};
+
+const Shape kShapes[] = {
+    {2, 3, 5, 1, {1, 9, 11}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
+    {1, 7, 13, 1, {1, 14, 17}, {1, 3, 3}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},  // in place
+    {2, 16, 24, 1, {1, 8, 9}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},   // pointwise, in place
+    {1, 9, 20, 1, {1, 32, 32}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},  // channels 4 KiB apart
+    {1, 3, 8, 1, {1, 23, 21}, {1, 7, 7}, {1, 2, 2}, {0, 3, 3}, {1, 1, 1}, 0},   // first layer
+    {2, 6, 6, 6, {1, 13, 15}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},   // depthwise
+    {1, 4, 8, 4, {1, 12, 10}, {1, 5, 5}, {1, 2, 3}, {0, 2, 2}, {1, 1, 1}, 0},   // depthwise, two outputs
+    {2, 12, 20, 4, {1, 7, 6}, {1, 3, 2}, {1, 1, 2}, {0, 1, 0}, {1, 2, 1}, 0},   // groups
+    {1, 5, 4, 1, {1, 1, 300}, {1, 1, 5}, {1, 1, 1}, {0, 0, 8}, {1, 1, 4}, 0},   // one dimension, blocks of
+                                                                                // columns
+    {1, 2, 3, 1, {1, 1, 90}, {1, 1, 10}, {1, 1, 4}, {0, 0, 0}, {1, 1, 1}, 3},
+    {1, 4, 6, 2, {5, 6, 7}, {3, 2, 3}, {1, 1, 1}, {1, 0, 1}, {1, 1, 1}, 0},  // three dimensions
+    {2, 3, 4, 1, {6, 7, 5}, {2, 3, 3}, {2, 2, 2}, {0, 1, 1}, {1, 2, 1}, 0},
+    {2, 6, 7, 1, {1, 4, 4}, {1, 3, 3}, {1, 3, 3}, {0, 0, 0}, {1, 1, 1}, 1},   // rows of dx that no window
+                                                                              // reads
+    {2, 6, 40, 1, {1, 5, 5}, {1, 1, 1}, {1, 2, 3}, {0, 0, 0}, {1, 1, 1}, 0},  // phases without taps
+    {3, 8, 9, 1, {1, 4, 3}, {1, 4, 3}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},   // kernel as large as the input
+    {1, 1, 1, 1, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},
+    {1, 2, 2, 1, {1, 3, 3}, {1, 3, 3}, {1, 1, 1}, {0, 4, 4}, {1, 1, 1}, 0},  // more padding than kernel
+};
+
+int64_t product(const int64_t (&v)[3]) {
+  return v[0] * v[1] * v[2];
+}
+
+template <class Params, class T>
+Params params_of(const Shape& s) {
+  Params p;
+  p.dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+  p.n = s.n, p.c = s.c, p.k = s.k, p.g = s.g;
+  for (int d = 0; d < 3; ++d) {
+    p.in[d] = s.in[d];
+    p.kernel[d] = s.kernel[d];
+    p.stride[d] = s.stride[d];
+    p.padding[d] = s.padding[d];
+    p.dilation[d] = s.dilation[d];
+    p.out[d] = (s.in[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1) - 1) / s.stride[d] + 1;
+    if (s.in[d] > 1) p.in[d] += s.extra;
+    p.out[d] = std::min(
+        p.out[d], (p.in[d] + 2 * s.padding[d] - s.dilation[d] * (s.kernel[d] - 1) - 1) / s.stride[d] + 1);
+  }
+  return p;
+}
+
+struct Sizes {
+  int64_t x, w, y;
+  explicit Sizes(const ConvGeometry& p)
+      : x(p.n * p.c * product(p.in)),
+        w(p.k * (p.c / p.g) * product(p.kernel)),
+        y(p.n * p.k * product(p.out)) {}
+};
+
+void set(ConvForwardParams& p, const void* a, const void* b, const void* bias, void* out) {
+  p.x = a, p.w = b, p.b = bias, p.y = out;
+}
+void set(ConvBackwardDataParams& p, const void* a, const void* b, const void* bias, void* out) {
+  p.dy = a, p.w = b, p.b = bias, p.dx = out;
+}
+void set(ConvBackwardWeightParams& p, const void* a, const void* b, const void*, void* out) {
+  p.dy = a, p.x = b, p.dw = out;
+}
+
+// a and b: the operands; both are small whole numbers of sixteenths, so that float sums are exact in any
+// order.
+template <class T, class Params>
+void check(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t Sizes::* a_size,
+           int64_t Sizes::* b_size, int64_t Sizes::* out_size, int64_t channels, Place place,
+           bool with_bias) {
+  Params p = params_of<Params, T>(shape), r = params_of<Params, double>(shape);
+  const Sizes sizes(p);
+  Buffer<T> a(sizes.*a_size, place), b(sizes.*b_size, place), bias(channels, place),
+      out(sizes.*out_size, place);
+  const auto fill = [](const Buffer<T>& buffer, uint64_t seed) {
+    for (int64_t i = 0; i < buffer.size(); ++i) {
+      buffer[i] = static_cast<T>(static_cast<int>(random_at(seed, i, -32, 32)) / 16.0);
+    }
+  };
+  fill(a, 1), fill(b, 2), fill(bias, 3);
+  Buffer<double> ra(a.doubles()), rb(b.doubles()), rbias(bias.doubles()), expected(sizes.*out_size);
+  set(r, ra.data(), rb.data(), with_bias ? rbias.data() : nullptr, expected.data());
+  cpu::conv_reference(r);
+  set(p, a.data(), b.data(), with_bias ? bias.data() : nullptr, out.data());
+  for (const auto& algorithm : algorithms) {
+    if (!algorithm.applicable(p)) continue;
+    const Case label(std::string(algorithm.name) + ", shape " + std::to_string(&shape - kShapes) + ", " +
+                     name(place));
+    out.fill(12345);
+    algorithm.run(p);
+    CHECK_CLOSE(out, expected.doubles(), 0, 0);
+  }
+}
+
+template <class T>
+void check_all(Place place) {
+  for (const Shape& s : kShapes) {
+    for (const bool bias : {false, true}) {
+      check<T>(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, place, bias);
+      check<T>(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x, s.c, place, bias);
+    }
+    check<T>(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w, s.k, place, false);
+  }
+}
+
+TEST(conv_float_is_the_reference) {
+  for (const Place place : kPlaces) check_all<float>(place);
+}
+
+TEST(conv_double_is_the_reference) {
+  for (const Place place : {Place::kEnd, Place::kStartOdd}) check_all<double>(place);
+}
+
+// Sums that depend on their order: the bits may not depend on the number of threads.
+template <class Params>
+void check_threads(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t Sizes::* a_size,
+                   int64_t Sizes::* b_size, int64_t Sizes::* out_size) {
+  Params p = params_of<Params, float>(shape);
+  const Sizes sizes(p);
+  Buffer<float> a(sizes.*a_size), b(sizes.*b_size), out(sizes.*out_size), first(sizes.*out_size);
+  a.fill_random(1);
+  b.fill_random(2);
+  for (const auto& algorithm : algorithms) {
+    if (!algorithm.applicable(p)) continue;
+    const Case label(algorithm.name);
+    set_threads(1);
+    set(p, a.data(), b.data(), nullptr, first.data());
+    algorithm.run(p);
+    set(p, a.data(), b.data(), nullptr, out.data());
+    each_thread_count([&] {
+      algorithm.run(p);
+      CHECK(out.same_bits(first));
+    });
+  }
+}
+
+TEST(conv_bits_do_not_depend_on_threads) {
+  const Shape shapes[] = {{3, 20, 24, 1, {1, 33, 35}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
+                          {5, 24, 24, 24, {1, 30, 31}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, 0},
+                          {4, 3, 16, 1, {1, 40, 41}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {1, 1, 1}, 0}};
+  for (const Shape& s : shapes) {
+    check_threads(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y);
+    check_threads(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x);
+    check_threads(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w);
+  }
+}
+
+TEST(conv_bias_gradient) {
+  for (const Place place : kPlaces) {
+    const int64_t n = 3, channels = 5, plane = 77;
+    Buffer<float> dy(n * channels * plane, place), db(channels, place);
+    dy.fill_random(4);
+    std::vector<double> expected(channels);
+    for (int64_t i = 0; i < dy.size(); ++i) expected[i / plane % channels] += dy[i];
+    cpu::conv_backward_bias({DType::kFloat32, n, channels, plane, dy.data(), db.data()});
+    CHECK_CLOSE(db, expected, 1e-5, 1e-5);
+  }
+}
+
+}  // namespace

@@ -1,0 +1,144 @@
+"""Convolutions and transposed convolutions: every argument, layout and dtype, special values, derivatives."""
+
+import pytest
+import torch
+from support import Family, case, check_specials
+
+import fastnn
+from fastnn import functional as F
+from fastnn.testing.cases import parity_cases
+
+
+class TestConv(Family):
+    parity_cases = (
+        *parity_cases("conv"),
+        case("Conv2d", (2, 3, 11, 13), 3, 5, (2, 3), dilation=(3, 2), stride=2, padding=(1, 2)),
+        case("Conv2d", (2, 17, 9, 7), 17, 17, 3, groups=17, padding=1),
+        case("Conv2d", (2, 5, 9, 7), 5, 15, 3, groups=5, stride=2, padding=1),
+        case("Conv2d", (2, 33, 7, 5), 33, 18, 1, stride=2, padding=1),
+        case("Conv2d", (2, 3, 8, 9), 3, 4, (4, 2), padding="same", dilation=(2, 1)),
+        case("Conv2d", (2, 3, 8, 9), 3, 4, 3, padding=(1, 2), padding_mode="circular", stride=2),
+        case("Conv2d", (1, 1, 1, 1), 1, 1, 1),
+        case("Conv2d", (2, 2, 3, 3), 2, 3, 5, padding=3),
+        case("Conv2d", (2, 2, 9, 9), 2, 3, 2, stride=4),
+        case("Conv2d", (2, 64, 14, 14), 64, 48, 3, padding=1),
+        case("Conv2d", (1, 130, 6, 6), 130, 33, 3, padding=1),
+        case("Conv1d", (1, 40, 133), 40, 30, 9, padding=4),
+        case("Conv3d", (2, 4, 6, 7, 8), 4, 6, (2, 3, 1), stride=(1, 2, 3), padding=(1, 0, 2), groups=2),
+        case("ConvTranspose2d", (2, 6, 5, 4), 6, 9, 3, groups=3, dilation=2, padding=1),
+        case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, stride=2, call={"output_size": (2, 4, 11, 14)}),
+        case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, dilation=3, output_padding=(2, 1)),
+        case("ConvTranspose2d", (1, 67, 9, 8), 67, 35, 4, stride=2, padding=1),
+        case(
+            "ConvTranspose1d", (2, 4, 9), 4, 6, 4, stride=3, padding=2, output_padding=1, groups=2, dilation=2
+        ),
+        case(
+            "ConvTranspose3d", (2, 4, 3, 4, 3), 4, 2, (2, 3, 1), stride=(1, 2, 3), padding=(0, 1, 0), groups=2
+        ),
+    )
+    views_cases = (
+        case("Conv2d", (2, 3, 9, 8), 3, 5, 3, padding=1),
+        case("Conv2d", (2, 3, 11, 13), 3, 5, (2, 3), dilation=(3, 2), stride=2, padding=(1, 2)),
+        case("Conv2d", (2, 6, 9, 7), 6, 9, 3, groups=3, padding=1),
+        case("Conv2d", (2, 17, 9, 7), 17, 17, 3, groups=17, padding=1),
+        case("Conv2d", (2, 33, 7, 5), 33, 18, 1),
+        case("Conv2d", (3, 9, 8), 3, 5, 3),
+        case("Conv1d", (2, 4, 17), 4, 6, 4, stride=3, padding=2, dilation=2, groups=2),
+        case("Conv3d", (2, 3, 5, 6, 7), 3, 4, 3),
+        case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, stride=2, padding=1, output_padding=1),
+        case("ConvTranspose1d", (2, 3, 9), 3, 4, 3),
+        case("ConvTranspose3d", (2, 3, 3, 4, 5), 3, 4, 3),
+    )
+    derivatives_cases = (
+        case("Conv2d", (2, 2, 4, 3), 2, 2, 2),
+        case("Conv2d", (1, 2, 5, 4), 2, 2, (3, 2), stride=2, padding=(1, 0)),
+        case("Conv2d", (1, 2, 5, 4), 2, 4, 2, dilation=2, groups=2, bias=False),
+        case("Conv2d", (2, 4, 3), 2, 2, 2, padding="same"),
+        case("Conv1d", (1, 2, 6), 2, 3, 3, padding=1),
+        case("Conv3d", (1, 1, 3, 3, 2), 1, 2, 2),
+        case("ConvTranspose1d", (1, 2, 4), 2, 2, 3, stride=2, output_padding=1),
+        case("ConvTranspose2d", (1, 2, 3, 2), 2, 2, 2, stride=2, padding=1),
+        case("ConvTranspose3d", (1, 1, 2, 2, 2), 1, 2, 2),
+    )
+    threads_cases = (
+        case("Conv2d", (5, 32, 28, 28), 32, 48, 3, padding=1),
+        case("Conv2d", (8, 1, 28, 28), 1, 20, 5),
+        case("Conv2d", (3, 48, 17, 17), 48, 48, 3, groups=48, padding=1),
+        case("Conv2d", (2, 64, 31, 31), 64, 96, 1, stride=2),
+        case("Conv3d", (2, 8, 9, 12, 13), 8, 16, 3),
+        case("ConvTranspose2d", (3, 32, 14, 14), 32, 24, 4, stride=2, padding=1),
+    )
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_weight_layouts(groups):
+    x, w = torch.randn(2, 6, 7, 8), torch.randn(9, 6 // groups, 3, 3)
+    expected = torch.nn.functional.conv2d(x, w, padding=1, groups=groups)
+    arranged = [
+        w.contiguous(memory_format=torch.channels_last),
+        w.transpose(2, 3).contiguous().transpose(2, 3),
+        torch.cat([w, w], 0)[:9],
+        torch.stack([w, w], -1)[..., 0],
+    ]
+    for weight in arranged:
+        torch.testing.assert_close(F.conv2d(x, weight, padding=1, groups=groups), expected)
+    ones = torch.nn.functional.conv2d(x, w[:1].expand_as(w), padding=1, groups=groups)
+    torch.testing.assert_close(F.conv2d(x, w[:1].expand_as(w), padding=1, groups=groups), ones)
+
+
+@pytest.mark.parametrize(
+    "name", ["conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"]
+)
+def test_functional_keywords(name):
+    dims = int(name[-2])
+    x, w = torch.randn(2, 4, *[6] * dims), torch.randn(4, 2, *[3] * dims)
+    keywords = {"bias": torch.randn(4), "stride": 2, "padding": 1, "dilation": 1, "groups": 2}
+    if "transpose" in name:
+        keywords["output_padding"] = 1
+    torch.testing.assert_close(
+        getattr(F, name)(x, w, **keywords), getattr(torch.nn.functional, name)(x, w, **keywords)
+    )
+    torch.testing.assert_close(
+        getattr(F, name)(input=x, weight=w, groups=2), getattr(torch.nn.functional, name)(x, w, groups=2)
+    )
+
+
+@pytest.mark.parametrize("special", [float("nan"), float("inf")])
+def test_specials(case, special, capability):
+    """One bad value reaches the outputs whose window holds it, and no others."""
+    x = torch.randn(case.shape)
+    x.view(-1)[x.numel() // 2] = special
+    check_specials(case, x)
+
+
+test_specials.cases = [
+    case("Conv2d", (1, 3, 13, 12), 3, 5, 3, padding=1),
+    case("Conv2d", (2, 16, 14, 14), 16, 16, 3, padding=1),
+    case("Conv2d", (1, 4, 13, 12), 4, 4, 3, groups=4),
+    case("Conv2d", (1, 9, 7, 7), 9, 5, 1),
+    case("Conv1d", (1, 3, 19), 3, 4, 3),
+    case("Conv3d", (1, 3, 5, 6, 7), 3, 4, 3),
+    case("ConvTranspose2d", (1, 3, 5, 6), 3, 4, 3, stride=2),
+]
+
+
+@pytest.mark.parametrize(
+    "needs", [(True, False, False), (False, True, False), (False, False, True), (True, False, True)]
+)
+def test_only_the_gradients_asked_for(needs):
+    tensors = [torch.randn(2, 3, 6, 7), torch.randn(4, 3, 3, 3), torch.randn(4)]
+    ours = [t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
+    theirs = [t.clone().requires_grad_(n) for t, n in zip(tensors, needs, strict=True)]
+    F.conv2d(*ours, padding=1).square().sum().backward()
+    torch.nn.functional.conv2d(*theirs, padding=1).square().sum().backward()
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.grad is None) == (b.grad is None)
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [f"Lazy{kind}{n}d" for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)])
+def test_lazy(name):
+    layer = getattr(fastnn, name)(4, 3)
+    layer(torch.randn(2, 5, *[6] * int(name[-2])))
+    assert type(layer) is getattr(fastnn, name.removeprefix("Lazy")) and layer.in_channels == 5

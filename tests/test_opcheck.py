@@ -1,0 +1,203 @@
+"""torch.library.opcheck for every op in torch.ops.fastnn: schema, meta kernel, autograd, compilation."""
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import fastnn
+
+NAMESPACE = "fastnn::"
+ALL = sorted(
+    n.removeprefix(NAMESPACE) for n in torch._C._dispatch_get_all_op_names() if n.startswith(NAMESPACE)
+)
+
+
+def x(*shape, dtype=torch.float32, grad=True, last=False):
+    t = torch.randn(shape, dtype=dtype)
+    if last:
+        t = t.contiguous(memory_format=torch.channels_last)
+    return t.requires_grad_(grad)
+
+
+def plain(*shape, **kwargs):
+    return x(*shape, grad=False, **kwargs)
+
+
+def windows(rank, kernel, stride=1, padding=0, *, dilation=1, mode=0):
+    """The integers in which pooling ops carry their windows: rank, mode, then D, H, W of each."""
+    missing = 3 - rank
+    groups = ((kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
+    return [rank, mode, *(v for value, unit in groups for v in [unit] * missing + [value] * rank)]
+
+
+def codes(shape):
+    return torch.zeros(shape, dtype=torch.uint8)
+
+
+CONV = ([1, 2], [1, 0], [1, 1], False, [0, 0], 1)
+TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
+
+PRIVATE = {
+    "_activation": [
+        (x(3, 5), 0, 0.0, 0.0),
+        (x(3, 5, dtype=torch.float64), 2, 0.7, 0.0),
+        (x(2, 3, 4, 5, last=True), 3, 0.0, 0.0),
+    ],
+    "_activation_backward": [(plain(3, 5), plain(3, 5), 0, 0.0, 0.0), (x(3, 5), x(3, 5), 4, 0.0, 0.0)],
+    "_prelu": [(x(2, 3, 4), x(3)), (x(5), x(1))],
+    "_prelu_backward": [(x(2, 3, 4), x(2, 3, 4), x(3))],
+    "_glu": [(x(2, 4), 1), (x(4, 3, 2), 0)],
+    "_glu_backward": [(x(2, 2), x(2, 4), 1)],
+    "_softmax": [(x(3, 5), 1, False, False), (x(3, 5, 2), 0, True, False), (x(3, 5), 1, False, True)],
+    "_softmax_backward": [
+        (x(3, 5), plain(3, 5).softmax(1), 1, False, False),
+        (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False),
+    ],
+    "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
+    "_batch_norm_train": [
+        (x(4, 3, 5), x(3), x(3), torch.zeros(3), torch.ones(3), 0.1, 1e-5),
+        (x(4, 3, 5, 6, last=True), x(3), x(3), torch.zeros(3), torch.ones(3), 0.1, 1e-5),
+        (x(4, 3, 5), None, None, None, None, 0.1, 1e-5),
+    ],
+    "_batch_norm_eval": [
+        (x(4, 3, 5), x(3), x(3), torch.zeros(3), torch.ones(3), 1e-5),
+        (x(4, 3, 5), None, None, torch.zeros(3), torch.ones(3), 1e-5),
+    ],
+    "_batch_norm_backward": [
+        (x(4, 3, 5), x(4, 3, 5), x(3), torch.zeros(3), torch.ones(3), training, 1e-5, [True, True, True])
+        for training in (True, False)
+    ],
+    "_conv": [
+        (x(2, 3, 6, 7), x(4, 3, 3, 2), x(4), *CONV),
+        (x(2, 3, 6, 7, last=True), x(4, 3, 3, 2), None, *CONV),
+        (x(2, 3, 6, 7), x(3, 4, 3, 3), x(4), *TRANSPOSED),
+    ],
+    "_conv_backward": [
+        (x(2, 4, 6, 3), x(2, 3, 6, 7), x(4, 3, 3, 2), *CONV, [True, True, True]),
+        (plain(2, 4, 12, 14), plain(2, 3, 6, 7), plain(3, 4, 3, 3), *TRANSPOSED, [True, True, False]),
+    ],
+    "_linear": [(x(3, 5), x(4, 5), x(4)), (x(2, 3, 5), x(4, 5), None), (x(5), x(4, 5), x(4))],
+    "_linear_backward": [
+        (x(3, 4), x(3, 5), x(4, 5), [True, True, True]),
+        (plain(3, 4), None, plain(4, 5), [True, False, False]),
+    ],
+    "_avg_pool": [(x(2, 3, 6, 7), windows(2, 2, 2), True, 0), (x(2, 3, 9), windows(1, 3, 2, 1), False, 0)],
+    "_avg_pool_backward": [(x(2, 3, 3, 3), [2, 3, 6, 7], False, windows(2, 2, 2), True, 0)],
+    "_max_pool": [
+        (x(2, 3, 6, 7), windows(2, 2, 2), True),
+        (x(2, 3, 6, 7, last=True), windows(2, 3, 2, 1), True),
+        (plain(2, 3, 9), windows(1, 2, 2), False),
+    ],
+    "_max_pool_backward": [(x(2, 3, 3, 3), codes((2, 3, 3, 3)), [2, 3, 6, 7], False, windows(2, 2, 2))],
+    "_max_pool_indices": [(codes((2, 3, 3, 3)), [2, 3, 6, 7], windows(2, 2, 2))],
+}
+
+
+def conv_samples(n, transposed):
+    image, weight = x(2, 4, *[7] * n), x(4, 2, *[3] * n)
+    return [
+        ((image, weight, x(4)), {"stride": [2] * n, "padding": [1] * n, "groups": 2}),
+        ((x(2, 3, *[5] * n), x(3, 3, *[3] * n)), {}),
+    ]
+
+
+FRONT = {
+    "linear": [((x(3, 5), x(4, 5), x(4)), {})],
+    **{f"conv{n}d": conv_samples(n, False) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": conv_samples(n, True) for n in (1, 2, 3)},
+    **{
+        f"{kind}_pool{n}d": [((x(2, 3, *[7] * n), [2] * n), {})] for kind in ("max", "avg") for n in (1, 2, 3)
+    },
+    **{f"max_pool{n}d_with_indices": [((x(2, 3, *[7] * n), [2] * n), {})] for n in (1, 2, 3)},
+    **{f"adaptive_avg_pool{n}d": [((x(2, 3, *[7] * n), [2] * n), {})] for n in (1, 2, 3)},
+    **{
+        f"adaptive_max_pool{n}d{tail}": [((x(2, 3, *[7] * n), [2] * n), {})]
+        for n in (1, 2, 3)
+        for tail in ("", "_with_indices")
+    },
+    "batch_norm": [
+        ((x(4, 3, 5), torch.zeros(3), torch.ones(3), x(3), x(3), training, 0.1, 1e-5), {})
+        for training in (True, False)
+    ],
+    "prelu": [((x(2, 3, 4), x(3)), {})],
+    "glu": [((x(2, 4), 1), {})],
+    "softmax": [((x(2, 4), 1), {})],
+    "log_softmax": [((x(2, 4), 1), {})],
+    "softmin": [((x(2, 4), 1), {})],
+    "threshold": [((x(2, 4), 0.1, 2.0), {})],
+}
+RANDOM = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
+
+
+def front_samples(name):
+    """By default an activation: one tensor, the rest by its defaults."""
+    return FRONT.get(name, [((x(2, 3, 4),), {})])
+
+
+def overload(name):
+    packet, _, which = name.partition(".")
+    return getattr(getattr(torch.ops.fastnn, packet), which or "default")
+
+
+def test_every_private_op_has_samples():
+    private = {n for n in ALL if n.startswith("_")}
+    assert private == set(PRIVATE), "the list above is not that of the extension"
+    for name, op, _, _ in fastnn._C.op_table():
+        assert op in private, f"{name} names {op}"
+
+
+PRIVATE_CASES = [(name, i) for name, samples in PRIVATE.items() for i in range(len(samples))]
+
+
+@pytest.mark.parametrize(("name", "i"), PRIVATE_CASES, ids=str)
+def test_private(name, i):
+    opcheck(overload(name), PRIVATE[name][i])
+
+
+FRONT_NAMES = [n for n in ALL if not n.startswith("_") and not n.split(".")[0].endswith("_")]
+
+
+@pytest.mark.parametrize("name", FRONT_NAMES)
+def test_front(name):
+    base = name.split(".")[0]
+    if base in RANDOM:
+        arguments = (x(2, 3, 4), 0.5, True) if "dropout" in base else (x(2, 3, 4),)
+        # Two runs differ, so what compares values is left out.
+        opcheck(overload(name), arguments, test_utils=("test_schema", "test_faketensor"))
+        return
+    for args, kwargs in front_samples(base):
+        opcheck(overload(name), args, kwargs)
+
+
+@pytest.mark.parametrize("name", [n for n in ALL if n.split(".")[0].endswith("_")])
+def test_inplace(name):
+    base = name.split(".")[0].removesuffix("_")
+    (args, kwargs) = front_samples(base)[0]
+    first = args[0].detach().clone()
+    args = (first, 0.5, True) if "dropout" in base else (first, *args[1:])
+    opcheck(overload(name), args, kwargs, test_utils=("test_schema",))
+    y = overload(name)(*args, **kwargs)
+    assert y.data_ptr() == first.data_ptr()
+
+
+@pytest.mark.parametrize("name", FRONT_NAMES)
+def test_tags(name):
+    assert torch.Tag.pt2_compliant_tag in overload(name).tags
+
+
+def test_meta_kernels_agree_with_the_real_ones():
+    """Shape, strides and dtype, for every private op and sample."""
+    for name, samples in PRIVATE.items():
+        for arguments in samples:
+
+            def to(value, device):
+                return value.detach().to(device) if isinstance(value, torch.Tensor) else value
+
+            real = overload(name)(*(to(a, "cpu") for a in arguments))
+            meta = overload(name)(*(to(a, "meta") for a in arguments))
+            for a, b in zip(flat(real), flat(meta), strict=True):
+                assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype), name
+
+
+def flat(outputs):
+    return [o for o in ([outputs] if isinstance(outputs, torch.Tensor) else outputs) if o is not None]
