@@ -246,10 +246,10 @@ struct Tanhshrink : Traits<false, 4> {
   }
 };
 
-struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN
+struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN, + 0 drops the sign
   static constexpr Parameter kA{"lambd", 0.5};
   static constexpr bool supports(double a, double) { return a >= 0; }
-  FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0))); }
+  FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0) + V(0))); }
   FASTNN_BACKWARD { return select((s > a) | (s < -a), dy, V(0)); }
 };
 
