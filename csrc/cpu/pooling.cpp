@@ -126,6 +126,21 @@ template <class P>
 bool fixed_rows(const P& p) {
   return !p.shape.channels_last && !p.shape.adaptive && every_window_reads(p.shape);
 }
+// Windows side by side, none cut short: what pooling_disjoint.cpp takes.
+template <class P>
+bool disjoint(const P& p) {
+  const PoolShape& s = p.shape;
+  if (s.channels_last || s.adaptive || s.stride[2] > 2 || !pool_codes_are_bytes(s)) return false;
+  for (int dim = 0; dim < 3; ++dim) {
+    if (s.padding[dim] != 0 || s.dilation[dim] != 1 || s.kernel[dim] > s.stride[dim]) return false;
+    if ((s.out[dim] - 1) * s.stride[dim] + s.kernel[dim] > s.in[dim]) return false;
+  }
+  return true;
+}
+template <class P>
+bool pairs(const P& p) {
+  return p.shape.kernel[2] == 2 && disjoint(p);
+}
 bool max_rows(const MaxPoolParams& p) {
   return fixed_rows(p) && rows_bytes(p.dtype, p.shape, p.codes != nullptr) <= kMostScratch;
 }
@@ -222,14 +237,29 @@ void avg_backward_reference(const AvgPoolBackwardParams& p) {
   run_planes(p, pool_reference_kernels().avg_backward);
 }
 
+void max_pairs(const MaxPoolParams& p) {
+  run_units(p, output_blocks(p.shape), 0, disjoint_pool_kernels().max_forward);
+}
+void max_backward_disjoint(const MaxPoolBackwardParams& p) {
+  run_units(p, input_blocks(p.shape), 0, disjoint_pool_kernels().max_backward);
+}
+void avg_pairs(const AvgPoolParams& p) {
+  run_units(p, output_blocks(p.shape), 0, disjoint_pool_kernels().avg_forward);
+}
+void avg_backward_disjoint(const AvgPoolBackwardParams& p) {
+  run_units(p, input_blocks(p.shape), 0, disjoint_pool_kernels().avg_backward);
+}
+
 constexpr PoolAlgorithm<MaxPoolParams> kMaxForward[] = {
     {"channels_last", channels_last, max_channels_last},
+    {"pairs", pairs, max_pairs},
     {"lines", max_lines, max_fold_lines},
     {"rows", max_rows, max_fixed},
     {"reference", always, max_reference},
 };
 constexpr PoolAlgorithm<MaxPoolBackwardParams> kMaxBackward[] = {
     {"channels_last", channels_last, max_backward_channels_last},
+    {"disjoint", disjoint, max_backward_disjoint},
     {"scatter", max_scatter, max_backward_scatter},
     {"rows", max_backward_rows, max_backward_fixed},
     {"reference", always, max_backward_reference},
@@ -237,6 +267,7 @@ constexpr PoolAlgorithm<MaxPoolBackwardParams> kMaxBackward[] = {
 constexpr PoolAlgorithm<AvgPoolParams> kAvgForward[] = {
     {"channels_last", channels_last, avg_channels_last},
     {"plane", whole_plane, avg_plane},
+    {"pairs", pairs, avg_pairs},
     {"lines", avg_lines, avg_fold_lines},
     {"rows", avg_rows, avg_fixed},
     {"reference", always, avg_reference},
@@ -244,6 +275,7 @@ constexpr PoolAlgorithm<AvgPoolParams> kAvgForward[] = {
 constexpr PoolAlgorithm<AvgPoolBackwardParams> kAvgBackward[] = {
     {"channels_last", channels_last, avg_backward_channels_last},
     {"plane", whole_plane, avg_backward_plane},
+    {"disjoint", disjoint, avg_backward_disjoint},
     {"rows", backward_rows, avg_backward_rows},
     {"reference", always, avg_backward_reference},
 };
@@ -260,10 +292,22 @@ Params simplest(Params p) {
   return p;
 }
 
+// Planes whose rows are used up exactly by windows side by side are one tall plane: small pictures then cost
+// no more per row than large ones.
+template <class Params>
+Params with_planes_joined(Params p) {
+  PoolShape& s = p.shape;
+  if (!disjoint(p) || s.in[0] != 1 || s.in[1] != s.out[1] * s.stride[1]) return p;
+  s.in[1] *= s.n * s.c;
+  s.out[1] *= s.n * s.c;
+  s.n = s.c = 1;
+  return p;
+}
+
 template <class Params>
 const char* run(const Params& given) {
   if (given.shape.inputs() == 0 || given.shape.outputs() == 0) return "nothing to do";
-  const Params p = simplest(given);
+  const Params p = with_planes_joined(simplest(given));
   const auto& algorithm = choose_pool_algorithm(p);
   algorithm.run(p);
   return algorithm.name;

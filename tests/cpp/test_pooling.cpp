@@ -61,6 +61,8 @@ const Geometry kCases[] = {
     {1, 1, {1, 20, 21}, {1, 17, 17}, {1, 2, 1}, {0, 8, 8}, {1, 1, 1}, false, {}},  // int32 codes
     {2, 3, {1, 7, 7}, {1, 7, 7}, {1, 7, 7}, {0, 0, 0}, {1, 1, 1}, false, {}},      // the whole plane
     {1, 2, {3, 9, 13}, {3, 9, 13}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, false, {}},
+    {2, 3, {1, 9, 40}, {1, 2, 1}, {1, 3, 2}, {0, 0, 0}, {1, 1, 1}, false, {}},
+    {3, 2, {1, 8, 37}, {1, 2, 2}, {1, 2, 2}, {0, 0, 0}, {1, 1, 1}, false, {}},
     {1, 1, {1, 4, 4}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, false, {}},
     {1, 1, {1, 1, 1}, {1, 2, 2}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, false, {}},
     {1, 1, {1, 1, 1}, {1, 1, 2}, {1, 1, 1}, {0, 0, 1}, {1, 1, 2}, false, {}},  // a window that reads nothing
@@ -87,9 +89,28 @@ void each_case(const F& f) {
     for (bool channels_last : {false, true}) f(shape_of(g, channels_last), kPlaces[turn++ % 4]);
 }
 
+const char* run_chosen(const MaxPoolParams& p) {
+  return max_pool_forward(p);
+}
+const char* run_chosen(const MaxPoolBackwardParams& p) {
+  return max_pool_backward(p);
+}
+const char* run_chosen(const AvgPoolParams& p) {
+  return avg_pool_forward(p);
+}
+const char* run_chosen(const AvgPoolBackwardParams& p) {
+  return avg_pool_backward(p);
+}
+
+// Every algorithm that applies, and what the library's entry makes of the call.
 template <class Params, class F>
 void each_fast_algorithm(const Params& p, const F& f) {
   const auto list = pool_algorithms<Params>();
+  const auto entry = [](const Params& params) { run_chosen(params); };
+  {
+    Case what(describe(p.shape, "entry", 0));
+    f(PoolAlgorithm<Params>{"entry", nullptr, entry});
+  }
   for (const auto& algorithm : list.first(list.size() - 1))
     if (algorithm.applicable(p)) {
       Case what(describe(p.shape, algorithm.name, 0));

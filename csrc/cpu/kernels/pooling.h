@@ -37,6 +37,15 @@ struct AvgPoolKernels {
   void (*backward_channels_last)(const AvgPoolBackwardParams&, const PoolBlocks&, int64_t, int64_t, char*);
 };
 
+// NCHW, windows that neither overlap nor are cut short, along W of stride 1 or 2; forward: 2 columns,
+// stride 2. At most 256 taps. No scratch.
+struct DisjointPoolKernels {
+  void (*max_forward)(const MaxPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
+  void (*max_backward)(const MaxPoolBackwardParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
+  void (*avg_forward)(const AvgPoolParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
+  void (*avg_backward)(const AvgPoolBackwardParams&, const PoolBlocks&, int64_t begin, int64_t end, char*);
+};
+
 // Every shape and layout, one element at a time, planes [begin, end) (image and channel).
 struct PoolReferenceKernels {
   void (*max_forward)(const MaxPoolParams&, int64_t begin, int64_t end);
@@ -47,6 +56,7 @@ struct PoolReferenceKernels {
 
 }  // namespace fastnn::cpu
 
+FASTNN_DECLARE_KERNELS(DisjointPoolKernels, disjoint_pool)
 FASTNN_DECLARE_KERNELS(PoolReferenceKernels, pool_reference)
 FASTNN_DECLARE_KERNELS(MaxPoolKernels, max_pool)
 FASTNN_DECLARE_KERNELS(AvgPoolKernels, avg_pool)

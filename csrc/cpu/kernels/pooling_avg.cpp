@@ -22,7 +22,6 @@ struct Mean {
   C last = 0;
   bool exact_columns = false, multiply = false;
 
-  static FASTNN_INLINE bool power_of_two(int64_t v) { return (v & (v - 1)) == 0; }
   FASTNN_INLINE int64_t outer_count(int64_t od, int64_t oh) const {
     return override_with ? override_with
                          : pool_count(s, 0, od, include_pad) * pool_count(s, 1, oh, include_pad);
@@ -56,17 +55,6 @@ struct Mean {
   FASTNN_INLINE C operator()(C v, int64_t outer, int64_t taps, int64_t ow) const {
     return v / static_cast<C>(outer * (s.adaptive ? taps : column_count(ow)));
   }
-};
-
-// One divisor for a whole vector; a power of two is multiplied by its exact reciprocal.
-template <class C>
-struct Divisor {
-  bool exact;
-  Vec<C> by;
-  FASTNN_INLINE explicit Divisor(int64_t count)
-      : exact(count > 0 && Mean<C>::power_of_two(count)),
-        by(exact ? 1 / static_cast<C>(count) : static_cast<C>(count)) {}
-  FASTNN_INLINE Vec<C> operator()(Vec<C> v) const { return exact ? v * by : v / by; }
 };
 
 template <class C, class P>

@@ -53,6 +53,20 @@ struct Keep {
   FASTNN_INLINE void row(int64_t, int64_t) {}
 };
 
+FASTNN_INLINE bool power_of_two(int64_t v) {
+  return v > 0 && (v & (v - 1)) == 0;
+}
+
+// One divisor for a whole vector; a power of two is multiplied by its exact reciprocal.
+template <class C>
+struct Divisor {
+  bool exact;
+  Vec<C> by;
+  FASTNN_INLINE explicit Divisor(int64_t count)
+      : exact(power_of_two(count)), by(exact ? 1 / static_cast<C>(count) : static_cast<C>(count)) {}
+  FASTNN_INLINE Vec<C> operator()(Vec<C> v) const { return exact ? v * by : v / by; }
+};
+
 // A count that the compiler knows: loops over the common numbers of taps unroll.
 template <int64_t K>
 struct Known {
