@@ -51,7 +51,7 @@ def layers(shape, pairs=LAYERS):
 
 
 class TestActivation(Family):
-    parity_cases = [
+    parity_cases = (
         *(c for c in parity_cases("activation") if not c.random),
         *layers((5, 3, 7, 19)),
         *layers((1, 3, 1)),
@@ -59,7 +59,7 @@ class TestActivation(Family):
         case("PReLU", (0, 3, 5), 3),
         case("GLU", (3, 6, 5), -2),
         case("GLU", (3, 130), -1),
-    ]
+    )
     views_cases = layers((5, 3, 7, 19))
     derivatives_cases = layers((2, 3, 3))
     without_second_derivative = ("Hardswish", "Hardsigmoid")
@@ -163,7 +163,7 @@ def test_functional(name, arguments):
     x = torch.randn(4, 6, 5)
     ours, theirs = getattr(F, name), getattr(torch.nn.functional, name)
     torch.testing.assert_close(ours(x, **arguments), theirs(x, **arguments))
-    if name != "sigmoid" and name != "tanh":
+    if name not in ("sigmoid", "tanh"):
         torch.testing.assert_close(ours(input=x, **arguments), theirs(input=x, **arguments))
 
 

@@ -66,8 +66,8 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
   const auto& kernels = kernels_of<T>();
   const GemmTile& tile = kernels.tile;
   GemmBlock<T> block;
-  block.a_row = g.a_row;
-  block.a_col = g.a_col;
+  block.a_row = g.packed_a ? 0 : g.a_row;  // A itself may be null then
+  block.a_col = g.packed_a ? 0 : g.a_col;
   block.b_row = g.b_row;
   block.b_col = g.b_col;
   block.c_row = g.c_row;
@@ -77,7 +77,7 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
     block.m = m;
     block.n = n;
     block.k = k;
-    block.a = g.a + i * g.a_row + p * g.a_col;
+    block.a = g.a + i * block.a_row + p * block.a_col;
     block.b = g.b + p * g.b_row + j * g.b_col;
     block.c = g.c + i * g.c_row + j;
     block.accumulate = g.accumulate || p > 0;

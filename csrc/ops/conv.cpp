@@ -53,12 +53,18 @@ std::vector<c10::SymInt> output_shape(const Tensor& x, const Tensor& w, IntArray
   return shape;
 }
 
-// The memory format that torch gives a convolution's output and dx.
-at::MemoryFormat format_of(const Tensor& x, const Tensor& w) {
-  if (w.dim() == 3 || (w.dim() == 5 && w.scalar_type() == at::kDouble)) return at::MemoryFormat::Contiguous;
-  const auto last = w.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
-  const bool either = x.suggest_memory_format() == last || w.suggest_memory_format() == last;
-  return either ? last : at::MemoryFormat::Contiguous;
+// The memory format that torch gives a convolution's output and dx. In three dimensions it has two kernels,
+// of which the one for small single images knows contiguous tensors only.
+at::MemoryFormat format_of(const Tensor& x, const Tensor& w, int64_t groups) {
+  const bool planes = w.dim() == 4, volumes = w.dim() == 5 && w.scalar_type() != at::kDouble;
+  if ((!planes && !volumes) || x.sym_size(0).maybe_as_int() == 0) return at::MemoryFormat::Contiguous;
+  const auto last = planes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  if (x.suggest_memory_format() != last && w.suggest_memory_format() != last)
+    return at::MemoryFormat::Contiguous;
+  const bool small = volumes && groups == 1 && x.sym_size(0) == 1 &&
+                     (w.sym_size(3) <= 3 || w.sym_size(4) <= 3) &&
+                     x.sym_size(1) * x.sym_size(2) * x.sym_size(3) <= 20480;
+  return small ? at::MemoryFormat::Contiguous : last;
 }
 
 // A contiguous result in that format. Tensor::contiguous(format) would leave strides as they are where sizes
@@ -87,14 +93,14 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
         cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups), dense_x.const_data_ptr(),
                            dense_w.const_data_ptr(), bias, y.data_ptr()}));
   }
-  return in_format(y, format_of(x, w));
+  return in_format(y, format_of(x, w, groups));
 }
 
 Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&, IntArrayRef stride,
                  IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                  int64_t groups) {
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
-  return at::empty_symint(shape, x.options(), format_of(x, w));
+  return at::empty_symint(shape, x.options(), format_of(x, w, groups));
 }
 
 Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
@@ -114,7 +120,7 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
       cpu::conv_backward_data(
           {p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
     }
-    dx = in_format(dx, format_of(x, w));
+    dx = in_format(dx, format_of(x, w, groups));
   }
   if (output_mask[1]) {
     dw = empty ? at::zeros(w.sizes(), w.options()) : at::empty(w.sizes(), w.options());
@@ -139,9 +145,9 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
 }
 
 Tensors conv_backward_meta(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef, IntArrayRef,
-                           IntArrayRef, bool, IntArrayRef, int64_t, std::array<bool, 3> output_mask) {
+                           IntArrayRef, bool, IntArrayRef, int64_t groups, std::array<bool, 3> output_mask) {
   Tensor dx, dw, db;
-  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w));
+  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w, groups));
   if (output_mask[1]) dw = at::empty_symint(w.sym_sizes(), w.options(), w.suggest_memory_format());
   if (output_mask[2]) db = at::empty_symint({dy.sym_size(1)}, dy.options());
   return {dx, dw, db};

@@ -4,7 +4,8 @@ Inputs are ``(N, C, ...)`` or ``(C, ...)`` with one to three dimensions of space
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import update_wrapper
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch._jit_internal import (
     BroadcastingList2,
     BroadcastingList3,
     Optional,
-    boolean_dispatch,
+    boolean_dispatched,
 )
 
 from fastnn.functional._route import door, has_torch_function_unary, is_scripting
@@ -43,15 +44,39 @@ __all__ = [
     "max_pool3d_with_indices",
 ]
 
-# TorchScript wants ``return_indices`` to be a constant that chooses between two functions, as in torch itself, and
-# compiles the last line of each function here: torch's own op.
+# TorchScript compiles the last line of each function here: torch's own op.
 
 
-def _complete(output_size: Any, input: Tensor) -> Any:
-    """``output_size`` with the input's own size in place of each ``None``."""
-    if isinstance(output_size, Sequence) and None in output_size and len(output_size) < input.dim():
-        sizes = input.shape[input.dim() - len(output_size) :]
-        return [have if want is None else want for want, have in zip(output_size, sizes, strict=True)]
+def _either(with_indices: Callable[..., Any], plain: Callable[..., Any], position: int) -> Callable[..., Any]:
+    """One function of the two; ``return_indices``, its argument number ``position``, chooses.
+
+    TorchScript wants that argument to be a constant and looks the two up in a table of torch's.
+    """
+
+    def either(*args: Any, **kwargs: Any) -> Any:
+        chosen = kwargs.get("return_indices", len(args) > position and args[position])
+        return with_indices(*args, **kwargs) if chosen else plain(*args, **kwargs)
+
+    update_wrapper(either, plain)
+    either.__name__ = either.__qualname__ = plain.__name__.removeprefix("_")
+    either.__doc__ = plain.__doc__ = with_indices.__doc__
+    boolean_dispatched[either] = {
+        "if_true": with_indices,
+        "if_false": plain,
+        "index": position,
+        "default": False,
+        "arg_name": "return_indices",
+    }
+    return either
+
+
+def _sizes(output_size: Any, input: Tensor, rank: int) -> Any:
+    """``output_size`` as ``rank`` numbers, with the input's own size in place of each ``None``."""
+    if not isinstance(output_size, Sequence):
+        return [output_size] * rank
+    if None in output_size and len(output_size) == rank < input.dim():
+        have = input.shape[input.dim() - rank :]
+        return [old if new is None else new for new, old in zip(output_size, have, strict=True)]
     return output_size
 
 
@@ -88,15 +113,7 @@ def _max_pool1d(
     return F.max_pool1d(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-max_pool1d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=6,
-    default=False,
-    if_true=max_pool1d_with_indices,
-    if_false=_max_pool1d,
-    module_name=__name__,
-    func_name="max_pool1d",
-)
+max_pool1d = _either(max_pool1d_with_indices, _max_pool1d, 6)
 
 
 def max_pool2d_with_indices(
@@ -132,15 +149,7 @@ def _max_pool2d(
     return F.max_pool2d(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-max_pool2d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=6,
-    default=False,
-    if_true=max_pool2d_with_indices,
-    if_false=_max_pool2d,
-    module_name=__name__,
-    func_name="max_pool2d",
-)
+max_pool2d = _either(max_pool2d_with_indices, _max_pool2d, 6)
 
 
 def max_pool3d_with_indices(
@@ -176,15 +185,7 @@ def _max_pool3d(
     return F.max_pool3d(input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
-max_pool3d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=6,
-    default=False,
-    if_true=max_pool3d_with_indices,
-    if_false=_max_pool3d,
-    module_name=__name__,
-    func_name="max_pool3d",
-)
+max_pool3d = _either(max_pool3d_with_indices, _max_pool3d, 6)
 
 
 def adaptive_max_pool1d_with_indices(
@@ -193,7 +194,7 @@ def adaptive_max_pool1d_with_indices(
     """Largest value of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_max_pool1d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool1d_with_indices(input, _complete(output_size, input))
+            return door().adaptive_max_pool1d_with_indices(input, _sizes(output_size, input, 1))
     return F.adaptive_max_pool1d(input, output_size, return_indices=True)
 
 
@@ -202,19 +203,11 @@ def _adaptive_max_pool1d(
 ) -> Tensor:
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool1d(input, _complete(output_size, input))
+            return door().adaptive_max_pool1d(input, _sizes(output_size, input, 1))
     return F.adaptive_max_pool1d(input, output_size)
 
 
-adaptive_max_pool1d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=2,
-    default=False,
-    if_true=adaptive_max_pool1d_with_indices,
-    if_false=_adaptive_max_pool1d,
-    module_name=__name__,
-    func_name="adaptive_max_pool1d",
-)
+adaptive_max_pool1d = _either(adaptive_max_pool1d_with_indices, _adaptive_max_pool1d, 2)
 
 
 def adaptive_max_pool2d_with_indices(
@@ -223,7 +216,7 @@ def adaptive_max_pool2d_with_indices(
     """Largest value of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_max_pool2d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool2d_with_indices(input, _complete(output_size, input))
+            return door().adaptive_max_pool2d_with_indices(input, _sizes(output_size, input, 2))
     return F.adaptive_max_pool2d(input, output_size, return_indices=True)
 
 
@@ -232,19 +225,11 @@ def _adaptive_max_pool2d(
 ) -> Tensor:
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool2d(input, _complete(output_size, input))
+            return door().adaptive_max_pool2d(input, _sizes(output_size, input, 2))
     return F.adaptive_max_pool2d(input, output_size)
 
 
-adaptive_max_pool2d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=2,
-    default=False,
-    if_true=adaptive_max_pool2d_with_indices,
-    if_false=_adaptive_max_pool2d,
-    module_name=__name__,
-    func_name="adaptive_max_pool2d",
-)
+adaptive_max_pool2d = _either(adaptive_max_pool2d_with_indices, _adaptive_max_pool2d, 2)
 
 
 def adaptive_max_pool3d_with_indices(
@@ -253,7 +238,7 @@ def adaptive_max_pool3d_with_indices(
     """Largest value of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_max_pool3d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool3d_with_indices(input, _complete(output_size, input))
+            return door().adaptive_max_pool3d_with_indices(input, _sizes(output_size, input, 3))
     return F.adaptive_max_pool3d(input, output_size, return_indices=True)
 
 
@@ -262,19 +247,11 @@ def _adaptive_max_pool3d(
 ) -> Tensor:
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_max_pool3d(input, _complete(output_size, input))
+            return door().adaptive_max_pool3d(input, _sizes(output_size, input, 3))
     return F.adaptive_max_pool3d(input, output_size)
 
 
-adaptive_max_pool3d = boolean_dispatch(
-    arg_name="return_indices",
-    arg_index=2,
-    default=False,
-    if_true=adaptive_max_pool3d_with_indices,
-    if_false=_adaptive_max_pool3d,
-    module_name=__name__,
-    func_name="adaptive_max_pool3d",
-)
+adaptive_max_pool3d = _either(adaptive_max_pool3d_with_indices, _adaptive_max_pool3d, 2)
 
 
 def avg_pool1d(
@@ -341,7 +318,7 @@ def adaptive_avg_pool1d(input: Tensor, output_size: BroadcastingList1[int]) -> T
     """Mean of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_avg_pool1d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_avg_pool1d(input, _complete(output_size, input))
+            return door().adaptive_avg_pool1d(input, _sizes(output_size, input, 1))
     return F.adaptive_avg_pool1d(input, output_size)
 
 
@@ -349,7 +326,7 @@ def adaptive_avg_pool2d(input: Tensor, output_size: BroadcastingList2[int]) -> T
     """Mean of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_avg_pool2d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_avg_pool2d(input, _complete(output_size, input))
+            return door().adaptive_avg_pool2d(input, _sizes(output_size, input, 2))
     return F.adaptive_avg_pool2d(input, output_size)
 
 
@@ -357,7 +334,7 @@ def adaptive_avg_pool3d(input: Tensor, output_size: BroadcastingList3[int]) -> T
     """Mean of each of ``output_size`` windows; see :func:`torch.nn.functional.adaptive_avg_pool3d`."""
     if not is_scripting():
         if not has_torch_function_unary(input):
-            return door().adaptive_avg_pool3d(input, _complete(output_size, input))
+            return door().adaptive_avg_pool3d(input, _sizes(output_size, input, 3))
     return F.adaptive_avg_pool3d(input, output_size)
 
 

@@ -1,5 +1,6 @@
 """What every fastnn layer shares."""
 
+import inspect
 from typing import Any
 
 from torch import nn
@@ -11,6 +12,12 @@ class Native(nn.Module):
     The instance (not the class) carries torch's ``__module__``: fx and export keep layers whole whose ``__module__``
     starts with ``torch.nn``, while pickle looks at the class. A user's subclass is the user's: fx looks into it.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What inspect.signature(cls) answers: the arguments of __init__, which __new__ below would hide.
+        signature = inspect.signature(cls.__init__)
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
         self = super().__new__(cls)
