@@ -104,7 +104,8 @@ std::tuple<Tensor, Tensor> prelu_backward_autograd(const Tensor& dy, const Tenso
     if (w.sym_numel() != 1) shape[1] = w.sym_numel();
     const Tensor positive = x > 0, zero = at::zeros_like(dy), weight = w.reshape_symint(shape);
     const Tensor dx = at::where(positive, dy, dy * weight);
-    return {dx.view_as(x), at::where(positive, zero, dy * x).sum_to_size_symint(shape).reshape_symint(w.sym_sizes())};
+    return {dx.view_as(x),
+            at::where(positive, zero, dy * x).sum_to_size_symint(shape).reshape_symint(w.sym_sizes())};
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return call_prelu_backward(dy, x, w);

@@ -29,7 +29,8 @@ Tensor or_undefined(const OptionalTensor& t) {
 // dispatcher.
 Tensor vector_of(const OptionalTensor& t, const Tensor& x, at::ScalarType type) {
   if (!t || !t->defined()) return Tensor();
-  TORCH_CHECK(t->dim() == 1 && t->size(0) == x.size(1), "fastnn: a vector of ", t->sizes(), " for ", x.size(1), " channels");
+  TORCH_CHECK(t->dim() == 1 && t->size(0) == x.size(1), "fastnn: a vector of ", t->sizes(), " for ",
+              x.size(1), " channels");
   return t->scalar_type() == type && t->is_contiguous() ? *t : t->to(type).contiguous();
 }
 void* data(const Tensor& t) {
