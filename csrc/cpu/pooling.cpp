@@ -67,10 +67,11 @@ int64_t lines_bytes(const PoolShape& s) {
   return (s.in[2] + kSlack) * 12 + s.kernel[0] * s.kernel[1] * 12 + s.out[2] * 24 + 5 * 64;
 }
 int64_t pixel_bytes(const PoolShape& s) {
-  return s.taps() * 12 + 2 * 64;
+  return s.taps() * 12 + s.out[2] * 8 + 3 * 64;
 }
 int64_t covering_bytes(const PoolShape& s) {
-  return pool_overlap(s, 0) * pool_overlap(s, 1) * pool_overlap(s, 2) * 24 + 64;
+  const int64_t rows = pool_overlap(s, 0) * pool_overlap(s, 1), columns = pool_overlap(s, 2);
+  return (rows * columns + rows + s.in[2] * columns) * 24 + (s.in[2] + s.out[2]) * 8 + 5 * 64;
 }
 
 // True unless some window reads no input at all, as a dilated one can: the row kernels fold at least one row.
@@ -125,6 +126,10 @@ bool avg_lines(const AvgPoolParams& p) {
 template <class P>
 bool fixed_rows(const P& p) {
   return !p.shape.channels_last && !p.shape.adaptive && every_window_reads(p.shape);
+}
+template <class P>
+bool channels_last_backward(const P& p) {
+  return channels_last(p) && covering_bytes(p.shape) <= kMostScratch;
 }
 // Windows side by side, none cut short: what pooling_disjoint.cpp takes.
 template <class P>
@@ -258,7 +263,7 @@ constexpr PoolAlgorithm<MaxPoolParams> kMaxForward[] = {
     {"reference", always, max_reference},
 };
 constexpr PoolAlgorithm<MaxPoolBackwardParams> kMaxBackward[] = {
-    {"channels_last", channels_last, max_backward_channels_last},
+    {"channels_last", channels_last_backward, max_backward_channels_last},
     {"disjoint", disjoint, max_backward_disjoint},
     {"scatter", max_scatter, max_backward_scatter},
     {"rows", max_backward_rows, max_backward_fixed},
@@ -273,7 +278,7 @@ constexpr PoolAlgorithm<AvgPoolParams> kAvgForward[] = {
     {"reference", always, avg_reference},
 };
 constexpr PoolAlgorithm<AvgPoolBackwardParams> kAvgBackward[] = {
-    {"channels_last", channels_last, avg_backward_channels_last},
+    {"channels_last", channels_last_backward, avg_backward_channels_last},
     {"plane", whole_plane, avg_backward_plane},
     {"disjoint", disjoint, avg_backward_disjoint},
     {"rows", backward_rows, avg_backward_rows},

@@ -62,6 +62,15 @@ FASTNN_INLINE Mean<C> mean_of(const P& p, C* counts, C* divisors) {
   return {p.shape, p.count_include_pad, p.divisor, counts, divisors};
 }
 
+// mean.column_count() of every output column.
+template <class P>
+const int64_t* column_counts(const P& p, PoolScratch& scratch) {
+  const auto mean = mean_of<float>(p, static_cast<float*>(nullptr), static_cast<float*>(nullptr));
+  int64_t* counts = scratch.take<int64_t>(p.shape.out[2]);
+  for (int64_t ow = 0; ow < p.shape.out[2]; ++ow) counts[ow] = mean.column_count(ow);
+  return counts;
+}
+
 void forward_rows(const AvgPoolParams& p, const PoolBlocks& b, int64_t begin, int64_t end, char* scratch) {
   with_dtype(p, p.x, p.y, [&]<class T>(const T* x, T* y) {
     using C = Compute<T>;
@@ -84,13 +93,18 @@ void forward_channels_last(const AvgPoolParams& p, const PoolBlocks& b, int64_t 
                            char* scratch) {
   with_dtype(p, p.x, p.y, [&]<class T>(const T* x, T* y) {
     using C = Compute<T>;
+    PoolScratch pieces(scratch);
+    const int64_t* columns = column_counts(p, pieces);
     const auto mean = mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr));
+    int64_t last_d = -1, last_h = -1, outer = 1, count = 1;
+    Divisor<C> divide(1);
     for_each_output_pixel(
-        p.shape, x, b, begin, end, PoolScratch(scratch),
+        p.shape, x, b, begin, end, pieces,
         [&](const T** taps, const int32_t*, int64_t n, int64_t od, int64_t oh, int64_t ow, int64_t at) {
-          const Divisor<C> divide(mean.outer_count(od, oh) * mean.column_count(ow));
-          with_window(n, [&](auto count) {
-            fold_taps<Sum>(taps, count, p.shape.c, y + at, [&](Vec<C> v, int64_t) { return divide(v); });
+          if (oh != last_h || od != last_d) last_h = oh, last_d = od, outer = mean.outer_count(od, oh);
+          if (outer * columns[ow] != count) count = outer * columns[ow], divide = Divisor<C>(count);
+          with_window(n, [&](auto known) {
+            fold_taps<Sum>(taps, known, p.shape.c, y + at, [&](Vec<C> v, int64_t) { return divide(v); });
           });
         });
   });
@@ -119,7 +133,7 @@ void forward_plane(const AvgPoolParams& p, int64_t begin, int64_t end) {
         const int64_t left = n - i;
         sums[k & 3] += load_n(in + i, left < V::N ? static_cast<int>(left) : V::N);
       }
-      const C sum = reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+      const C sum = sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
       y[plane] = from_compute<T>(sum / divisor);
     }
   });
@@ -231,9 +245,11 @@ void backward_channels_last(const AvgPoolBackwardParams& p, const PoolBlocks& b,
   with_dtype(p, p.dy, p.dx, [&]<class T>(const T* dy, T* dx) {
     using C = Compute<T>;
     using V = Vec<C>;
+    PoolScratch pieces(scratch);
+    const int64_t* columns = column_counts(p, pieces);
     const auto mean = mean_of<C>(p, static_cast<C*>(nullptr), static_cast<C*>(nullptr));
     for_each_input_pixel(
-        p.shape, b, begin, end, PoolScratch(scratch),
+        p.shape, b, begin, end, pieces,
         [&](const CoveringWindow* windows, int64_t n, int64_t at) {
           // Away from the borders all divisors are equal, and one division after the sum is enough.
           bool uniform = n > 0;
@@ -248,7 +264,7 @@ void backward_channels_last(const AvgPoolBackwardParams& p, const PoolBlocks& b,
             store_n(dx + at + i, last(sum), lanes);
           });
         },
-        [&](int64_t od, int64_t oh, int64_t ow) { return mean.outer_count(od, oh) * mean.column_count(ow); });
+        [&](int64_t od, int64_t oh) { return mean.outer_count(od, oh); }, columns);
   });
 }
 

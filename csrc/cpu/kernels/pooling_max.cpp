@@ -354,7 +354,7 @@ void backward_channels_last(const MaxPoolBackwardParams& p, const PoolBlocks& b,
               });
             });
           },
-          [](int64_t, int64_t, int64_t) { return int64_t{1}; });
+          [](int64_t, int64_t) { return int64_t{1}; }, nullptr);
     });
   });
 }

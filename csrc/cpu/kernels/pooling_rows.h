@@ -291,7 +291,9 @@ FASTNN_INLINE void for_each_output_pixel(const PoolShape& s, const T* x, const P
   }
 }
 
-// channels_last: pixel(windows, n, offset of dx) for each input pixel; windows are those that read it.
+// channels_last: pixel(windows, n, offset of dx) for each input pixel; windows are those that read it. Their
+// divisor is outer(od, oh) * columns[ow]; no columns: 1. Rows and columns of windows are looked up once and
+// combined here.
 struct CoveringWindow {
   int64_t offset;  // of its channels in dy
   int32_t tap;
@@ -299,31 +301,47 @@ struct CoveringWindow {
 };
 template <class F, class D>
 FASTNN_INLINE void for_each_input_pixel(const PoolShape& s, const PoolBlocks& b, int64_t begin, int64_t end,
-                                        PoolScratch scratch, const F& pixel, const D& divisor) {
-  CoveringWindow* windows =
-      scratch.take<CoveringWindow>(pool_overlap(s, 0) * pool_overlap(s, 1) * pool_overlap(s, 2));
+                                        PoolScratch scratch, const F& pixel, const D& outer,
+                                        const int64_t* columns) {
+  const int64_t most_rows = pool_overlap(s, 0) * pool_overlap(s, 1), most_columns = pool_overlap(s, 2);
+  CoveringWindow* windows = scratch.take<CoveringWindow>(most_rows * most_columns);
+  CoveringWindow* rows = scratch.take<CoveringWindow>(most_rows);
+  CoveringWindow* at_column = scratch.take<CoveringWindow>(s.in[2] * most_columns);
+  int64_t* n_columns = scratch.take<int64_t>(s.in[2]);
+  for (int64_t w = 0; w < s.in[2]; ++w) {
+    const PoolRange ws = pool_covering(s, 2, w);
+    int64_t n = 0;
+    for (int64_t ow = ws.begin; ow < ws.end; ++ow) {
+      const int64_t kw = pool_tap(s, 2, ow, w);
+      if (kw < 0) continue;
+      at_column[w * most_columns + n++] = {ow * s.c, static_cast<int32_t>(kw), columns ? columns[ow] : 1};
+    }
+    n_columns[w] = n;
+  }
   for (int64_t unit = begin; unit < end; ++unit) {
     const PoolUnit u = pool_unit(b, unit, s.in[1], s.in[2]);
     const PoolRange ds = pool_covering(s, 0, u.d);
     for (int64_t h = u.row_begin; h < u.row_end; ++h) {
       const PoolRange hs = pool_covering(s, 1, h);
-      for (int64_t w = u.col_begin; w < u.col_end; ++w) {
-        const PoolRange ws = pool_covering(s, 2, w);
-        int64_t n = 0;
-        for (int64_t od = ds.begin; od < ds.end; ++od) {
-          const int64_t kd = pool_tap(s, 0, od, u.d);
-          for (int64_t oh = hs.begin; oh < hs.end && kd >= 0; ++oh) {
-            const int64_t kh = pool_tap(s, 1, oh, h);
-            for (int64_t ow = ws.begin; ow < ws.end && kh >= 0; ++ow) {
-              const int64_t kw = pool_tap(s, 2, ow, w);
-              if (kw < 0) continue;
-              windows[n++] = {(((u.plane * s.out[0] + od) * s.out[1] + oh) * s.out[2] + ow) * s.c,
-                              static_cast<int32_t>((kd * s.kernel[1] + kh) * s.kernel[2] + kw),
-                              divisor(od, oh, ow)};
-            }
-          }
+      int64_t n_rows = 0;
+      for (int64_t od = ds.begin; od < ds.end; ++od) {
+        const int64_t kd = pool_tap(s, 0, od, u.d);
+        for (int64_t oh = hs.begin; oh < hs.end && kd >= 0; ++oh) {
+          const int64_t kh = pool_tap(s, 1, oh, h);
+          if (kh < 0) continue;
+          rows[n_rows++] = {((u.plane * s.out[0] + od) * s.out[1] + oh) * s.out[2] * s.c,
+                            static_cast<int32_t>((kd * s.kernel[1] + kh) * s.kernel[2]), outer(od, oh)};
         }
-        pixel(windows, n, (((u.plane * s.in[0] + u.d) * s.in[1] + h) * s.in[2] + w) * s.c);
+      }
+      int64_t dx = ((u.plane * s.in[0] + u.d) * s.in[1] + h) * s.in[2] * s.c;
+      for (int64_t w = 0; w < s.in[2]; ++w, dx += s.c) {
+        const CoveringWindow* column = at_column + w * most_columns;
+        int64_t n = 0;
+        for (int64_t r = 0; r < n_rows; ++r)
+          for (int64_t k = 0; k < n_columns[w]; ++k)
+            windows[n++] = {rows[r].offset + column[k].offset, rows[r].tap + column[k].tap,
+                            rows[r].divisor * column[k].divisor};
+        pixel(windows, n, dx);
       }
     }
   }

@@ -81,14 +81,53 @@ struct Narrow<int64_t, double> {
   typedef int64_t Raw __attribute__((vector_size(kVecBytes)));
 };
 
+// The first n < N bytes at p, or numbers, into a narrow register and back; the other lanes read as 0.
+template <class Raw, class K>
+FASTNN_INLINE Raw load_first(const K* p, int n) {
+  Raw narrow = {};
+#if defined(__AVX512F__)
+  if constexpr (sizeof(K) == 1) {
+    const __m128i bytes = _mm_maskz_loadu_epi8(static_cast<__mmask16>((1u << n) - 1), p);
+    __builtin_memcpy(&narrow, &bytes, sizeof narrow);
+    return narrow;
+  }
+#else
+  if constexpr (sizeof(K) == 1) {  // at most 8: a register of them, without a trip through memory
+    uint64_t bytes = 0;
+    for (int i = 0; i < n; ++i) bytes |= static_cast<uint64_t>(p[i]) << (8 * i);
+    __builtin_memcpy(&narrow, &bytes, sizeof narrow);
+    return narrow;
+  }
+#endif
+  for (int i = 0; i < n; ++i) narrow[i] = p[i];
+  return narrow;
+}
+template <class Raw, class K>
+FASTNN_INLINE void store_first(K* p, Raw narrow, int n) {
+  if constexpr (sizeof(K) == 1) {
+#if defined(__AVX512F__)
+    __m128i bytes = _mm_setzero_si128();
+    __builtin_memcpy(&bytes, &narrow, sizeof narrow);
+    _mm_mask_storeu_epi8(p, static_cast<__mmask16>((1u << n) - 1), bytes);
+#else
+    uint64_t bytes = 0;
+    __builtin_memcpy(&bytes, &narrow, sizeof narrow);
+    for (int i = 0; i < n; ++i) p[i] = static_cast<K>(bytes >> (8 * i));
+#endif
+  } else {
+    for (int i = 0; i < n; ++i) p[i] = narrow[i];
+  }
+}
+
 // n integers as wide as the lanes of Vec<T>; the others read as 0.
 template <class T, class K>
 FASTNN_INLINE typename Vec<T>::IntRaw load_wide(const K* p, int n) {
-  typename Narrow<K, T>::Raw narrow = {};
+  using Raw = typename Narrow<K, T>::Raw;
+  Raw narrow;
   if (n == Vec<T>::N) {
     __builtin_memcpy(&narrow, p, sizeof narrow);
   } else {
-    for (int i = 0; i < n; ++i) narrow[i] = p[i];
+    narrow = load_first<Raw>(p, n);
   }
   return __builtin_convertvector(narrow, typename Vec<T>::IntRaw);
 }
@@ -98,10 +137,15 @@ FASTNN_INLINE void store_narrow(K* p, typename Vec<T>::IntRaw wide, int n) {
   if (n == Vec<T>::N) {
     __builtin_memcpy(p, &narrow, sizeof narrow);
   } else {
-    K lanes[Vec<T>::N];
-    __builtin_memcpy(lanes, &narrow, sizeof narrow);
-    for (int i = 0; i < n; ++i) p[i] = lanes[i];
+    store_first(p, narrow, n);
   }
+}
+
+// The sum of the lanes, neighbours first: a fixed order, all in registers.
+template <class T>
+FASTNN_INLINE T sum_lanes(Vec<T> v) {
+  for (int n = Vec<T>::N; n > 1; n /= 2) v = even_lanes(v, v) + odd_lanes(v, v);
+  return v[0];
 }
 
 }  // namespace
