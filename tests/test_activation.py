@@ -18,7 +18,7 @@ LAYERS = [
     ("Tanh", {}),
     ("ReLU6", {}),
     ("SELU", {}),
-    ("CELU", {"alpha": 1.3}),
+    ("CELU", {"alpha": 1.25}),  # torch rounds alpha to float32 in its gradient
     ("GELU", {}),
     ("GELU", {"approximate": "tanh"}),
     ("SiLU", {}),

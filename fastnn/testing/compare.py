@@ -304,7 +304,7 @@ def _compare_values(
     if torch_error == float(
         "inf"
     ):  # torch itself puts NaN or infinities elsewhere than exact arithmetic does
-        error, torch_error = _difference(ours, theirs.double()), 0.0
+        error, torch_error = min(error, _difference(ours, theirs.double())), 0.0
     limit = max(factor * torch_error, floor)
     limit = min(limit, max(CAPS[dtype] * scale, torch.finfo(ours.dtype).tiny))
     return Check(name, error <= limit, error, torch_error, limit, scale)
