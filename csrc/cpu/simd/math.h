@@ -58,10 +58,12 @@ FASTNN_INLINE Vec<float> exp_tail(Vec<float> r) {
 
 FASTNN_INLINE Vec<float> exp(Vec<float> x) {
   using V = Vec<float>;
+  // Rounds to 0 from here on. Not left to the scaling: an underflow costs the processor some 150 cycles, and
+  // exp of minus infinity is what masks are made of. x as min's second operand keeps a NaN.
+  const auto zero = x < V(-103.98f);
   V n;
-  // The bounds give 0 and infinity; x as second operand keeps a NaN.
-  const V r = reduce_ln2(min(V(89.0f), max(V(-104.0f), x)), n);
-  return scale(fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f)), n);
+  const V r = reduce_ln2(min(V(89.0f), select(zero, V(0.0f), x)), n);
+  return select(zero, V(0.0f), scale(fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f)), n));
 }
 
 FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
