@@ -1,7 +1,7 @@
 """What every fastnn layer shares."""
 
 import inspect
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -19,11 +19,13 @@ class Native(nn.Module):
         signature = inspect.signature(cls.__init__)
         cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
-        self = super().__new__(cls)
-        if cls.__module__.startswith("fastnn."):
-            self.__dict__["__module__"] = "torch.nn.modules"
-        return self
+    if not TYPE_CHECKING:  # a type checker takes the arguments of __init__
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
+            self = super().__new__(cls)
+            if cls.__module__.startswith("fastnn."):
+                self.__dict__["__module__"] = "torch.nn.modules"
+            return self
 
 
 def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
