@@ -26,8 +26,13 @@ def _cases(metafunc):
 
 
 def pytest_generate_tests(metafunc):
-    """`case` runs over the test's list; `capability` over all that the machine has, the lesser ones on every third case."""
-    wants_case, wants_capability = ("case" in metafunc.fixturenames, "capability" in metafunc.fixturenames)
+    """`case` runs over the test's list; `capability` over all that the machine has.
+
+    Under the lesser capabilities every third case is enough.
+    """
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    own = {name for names in marks for name in (names.split(",") if isinstance(names, str) else names)}
+    wants_case, wants_capability = (n in set(metafunc.fixturenames) - own for n in ("case", "capability"))
     if wants_case and wants_capability:
         pairs = []
         for capability in CAPABILITIES:

@@ -153,12 +153,18 @@ def sprinkle(x, specials=(float("nan"), float("inf"), -float("inf"), -0.0, 0.0))
 
 
 def check_specials(case, x, signs=False):
-    """NaN where torch has NaN, infinities and (with signs) the sign of zero alike, the rest close."""
+    """NaN and infinities where torch or exact arithmetic has them, (with signs) torch's sign of zero, the rest close."""
     theirs, ours = pair(case, x.dtype)
+    exact = run(case, copy.deepcopy(theirs).double(), x.double())
     got, expected = run(case, ours, x), run(case, theirs, x)
+    theirs_y = expected["output 0"]
+    for name, value in got.items():
+        if value is not None and value.is_floating_point():
+            right = torch.isclose(value, exact[name].to(value.dtype), rtol=1e-4, atol=1e-4, equal_nan=True)
+            expected[name] = torch.where(right, value, expected[name])
     assert_same(got, expected, rtol=1e-4, atol=1e-4)
     if signs:
-        y, expected_y = got["output 0"], expected["output 0"]
+        y, expected_y = got["output 0"], theirs_y
         zero = (y == 0) & (expected_y == 0)
         assert torch.equal(torch.signbit(y[zero]), torch.signbit(expected_y[zero])), "sign of a zero output"
 
@@ -228,10 +234,10 @@ def distinct(shape, dtype=torch.float64):
 class Family:
     """Base of a class TestX; each test takes its cases from the list of its name."""
 
-    parity_cases: list = []
-    views_cases: list = []  # a few of each kind
-    derivatives_cases: list = []  # tiny
-    threads_cases: list = []  # large enough to be split
+    parity_cases: tuple = ()
+    views_cases: tuple = ()  # a few of each kind
+    derivatives_cases: tuple = ()  # tiny
+    threads_cases: tuple = ()  # large enough to be split
     without_second_derivative: tuple = ()  # in torch
 
     def test_parity(self, case, capability):
@@ -240,9 +246,10 @@ class Family:
 
     @pytest.mark.parametrize("dtype", FLOATS)
     def test_layouts(self, case, dtype):
-        for layout in layouts_of(case):
-            if layout != "contiguous":
-                check_parity(case, dtype, layout)
+        # torch refuses channels_last of three dimensions without a batch
+        unbatched = case.layer.startswith("MaxPool3d") and len(case.shape) == 4
+        for layout in set(layouts_of(case)) - {"contiguous", "channels_last" if unbatched else ""}:
+            check_parity(case, dtype, layout)
 
     def test_halves(self, case):
         for dtype in set(HALVES) & set(case.dtypes):

@@ -18,7 +18,7 @@ LAYERS = [
     ("Tanh", {}),
     ("ReLU6", {}),
     ("SELU", {}),
-    ("CELU", {"alpha": 1.3}),
+    ("CELU", {"alpha": 0.5}),  # with an exact inverse: torch rounds it to a float
     ("GELU", {}),
     ("GELU", {"approximate": "tanh"}),
     ("SiLU", {}),
@@ -51,7 +51,7 @@ def layers(shape, pairs=LAYERS):
 
 
 class TestActivation(Family):
-    parity_cases = [
+    parity_cases = (
         *(c for c in parity_cases("activation") if not c.random),
         *layers((5, 3, 7, 19)),
         *layers((1, 3, 1)),
@@ -59,7 +59,7 @@ class TestActivation(Family):
         case("PReLU", (0, 3, 5), 3),
         case("GLU", (3, 6, 5), -2),
         case("GLU", (3, 130), -1),
-    ]
+    )
     views_cases = layers((5, 3, 7, 19))
     derivatives_cases = layers((2, 3, 3))
     without_second_derivative = ("Hardswish", "Hardsigmoid")
@@ -89,7 +89,8 @@ def test_specials(name, kwargs, dtype, capability):
     )
     one = layers((3, 4 if name == "GLU" else 3, 67), [(name, kwargs)])[0]
     x = sprinkle(torch.randn(one.shape, dtype=dtype), specials)
-    check_specials(one, x, signs=True)
+    # Within the shrunk interval torch's vectors give 0 and its scalar tails -0 for a negative x.
+    check_specials(one, x, signs=name != "Softshrink")
 
 
 @pytest.mark.parametrize("point", [-3.0, -1.0, -0.75, -0.3, 0.0, 0.1, 0.7, 0.75, 1.0, 3.0, 6.0])
@@ -163,7 +164,7 @@ def test_functional(name, arguments):
     x = torch.randn(4, 6, 5)
     ours, theirs = getattr(F, name), getattr(torch.nn.functional, name)
     torch.testing.assert_close(ours(x, **arguments), theirs(x, **arguments))
-    if name != "sigmoid" and name != "tanh":
+    if name not in ("sigmoid", "tanh"):
         torch.testing.assert_close(ours(input=x, **arguments), theirs(input=x, **arguments))
 
 

@@ -14,7 +14,7 @@ SHAPES = {"BatchNorm1d": (4, 3, 5), "BatchNorm2d": (4, 3, 5, 6), "BatchNorm3d": 
 
 
 class TestBatchNorm(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("batchnorm"),
         case("BatchNorm1d", (2, 3), 3),
         case("BatchNorm1d", (1, 3, 2), 3, dtypes=FLOATS),
@@ -30,24 +30,24 @@ class TestBatchNorm(Family):
         case("BatchNorm2d", (8, 3, 56, 57), 3),
         case("BatchNorm1d", (257, 67), 67, layouts=("contiguous", "offset", "sliced", "transposed")),
         case("BatchNorm2d", (4, 3, 5, 6), 3, affine=False, track_running_stats=False, train=False),
-    ]
-    views_cases = [
+    )
+    views_cases = (
         case(name, shape, 3, train=train) for name, shape in SHAPES.items() for train in (True, False)
-    ]
-    derivatives_cases = [
+    )
+    derivatives_cases = (
         case("BatchNorm1d", (4, 2), 2),
         case("BatchNorm1d", (3, 2, 2), 2, train=False),
         case("BatchNorm2d", (2, 2, 2, 3), 2),
         case("BatchNorm2d", (2, 2, 2, 2), 2, affine=False),
         case("BatchNorm2d", (2, 2, 2, 2), 2, track_running_stats=False, train=False),
         case("BatchNorm3d", (2, 1, 2, 1, 2), 1),
-    ]
-    threads_cases = [
+    )
+    threads_cases = (
         case("BatchNorm2d", (9, 37, 31, 33), 37),
         case("BatchNorm2d", (64, 3, 40, 40), 3),
         case("BatchNorm1d", (5000, 33), 33),
         case("BatchNorm2d", (9, 37, 31, 33), 37, train=False),
-    ]
+    )
 
 
 # --- running statistics ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from fastnn.testing.cases import parity_cases
 
 
 class TestConv(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("conv"),
         case("Conv2d", (2, 3, 11, 13), 3, 5, (2, 3), dilation=(3, 2), stride=2, padding=(1, 2)),
         case("Conv2d", (2, 17, 9, 7), 17, 17, 3, groups=17, padding=1),
@@ -35,8 +35,8 @@ class TestConv(Family):
         case(
             "ConvTranspose3d", (2, 4, 3, 4, 3), 4, 2, (2, 3, 1), stride=(1, 2, 3), padding=(0, 1, 0), groups=2
         ),
-    ]
-    views_cases = [
+    )
+    views_cases = (
         case("Conv2d", (2, 3, 9, 8), 3, 5, 3, padding=1),
         case("Conv2d", (2, 3, 11, 13), 3, 5, (2, 3), dilation=(3, 2), stride=2, padding=(1, 2)),
         case("Conv2d", (2, 6, 9, 7), 6, 9, 3, groups=3, padding=1),
@@ -48,8 +48,8 @@ class TestConv(Family):
         case("ConvTranspose2d", (2, 3, 5, 6), 3, 4, 3, stride=2, padding=1, output_padding=1),
         case("ConvTranspose1d", (2, 3, 9), 3, 4, 3),
         case("ConvTranspose3d", (2, 3, 3, 4, 5), 3, 4, 3),
-    ]
-    derivatives_cases = [
+    )
+    derivatives_cases = (
         case("Conv2d", (2, 2, 4, 3), 2, 2, 2),
         case("Conv2d", (1, 2, 5, 4), 2, 2, (3, 2), stride=2, padding=(1, 0)),
         case("Conv2d", (1, 2, 5, 4), 2, 4, 2, dilation=2, groups=2, bias=False),
@@ -59,15 +59,15 @@ class TestConv(Family):
         case("ConvTranspose1d", (1, 2, 4), 2, 2, 3, stride=2, output_padding=1),
         case("ConvTranspose2d", (1, 2, 3, 2), 2, 2, 2, stride=2, padding=1),
         case("ConvTranspose3d", (1, 1, 2, 2, 2), 1, 2, 2),
-    ]
-    threads_cases = [
+    )
+    threads_cases = (
         case("Conv2d", (5, 32, 28, 28), 32, 48, 3, padding=1),
         case("Conv2d", (8, 1, 28, 28), 1, 20, 5),
         case("Conv2d", (3, 48, 17, 17), 48, 48, 3, groups=48, padding=1),
         case("Conv2d", (2, 64, 31, 31), 64, 96, 1, stride=2),
         case("Conv3d", (2, 8, 9, 12, 13), 8, 16, 3),
         case("ConvTranspose2d", (3, 32, 14, 14), 32, 24, 4, stride=2, padding=1),
-    ]
+    )
 
 
 @pytest.mark.parametrize("groups", [1, 3])

@@ -1,4 +1,4 @@
-"""Dropouts: what each promises about its mask, eval, the ends p = 0 and 1, in place, gradients. Seeds: test_random.py."""
+"""Dropouts: the promises about the mask, eval, p = 0 and 1, in place, gradients. Seeds: test_random.py."""
 
 import pytest
 import torch
@@ -127,7 +127,7 @@ def test_gradient_uses_the_mask_of_the_forward(name):
 def test_derivatives(name):
     """With the seed set before each call the mask is a constant."""
     module = getattr(fastnn, name)(0.5)
-    x = torch.randn(SHAPES[name][:1] + (3,) + SHAPES[name][2:], dtype=torch.float64)[:2].requires_grad_()
+    x = torch.randn((SHAPES[name][0], 3, *SHAPES[name][2:]), dtype=torch.float64)[:2].requires_grad_()
 
     def function(t):
         torch.manual_seed(3)

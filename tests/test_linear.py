@@ -10,7 +10,7 @@ from fastnn.testing.cases import parity_cases
 
 
 class TestLinear(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("linear"),
         case("Linear", (1, 300), 300, 111),
         case("Linear", (2, 1, 3, 2, 5), 5, 7),
@@ -19,24 +19,24 @@ class TestLinear(Family):
         case("Linear", (1030, 17), 17, 19),
         case("Linear", (6, 2050), 2050, 10),
         case("Linear", (257, 515), 515, 259),
-    ]
-    views_cases = [
+    )
+    views_cases = (
         case("Linear", (3, 5), 5, 7),
         case("Linear", (2, 3, 5), 5, 7),
         case("Linear", (33, 65), 65, 129),
         case("Linear", (1, 300), 300, 111, bias=False),
-    ]
-    derivatives_cases = [
+    )
+    derivatives_cases = (
         case("Linear", (3, 4), 4, 2),
         case("Linear", (4,), 4, 2),
         case("Linear", (2, 1, 4), 4, 3, bias=False),
-    ]
-    threads_cases = [
+    )
+    threads_cases = (
         case("Linear", (257, 515), 515, 259),
         case("Linear", (3, 2000), 2000, 1001),
         case("Linear", (5000, 33), 33, 31),
         case("Linear", (64, 4100), 4100, 70),
-    ]
+    )
 
 
 def randn(*shape, dtype=torch.float32):

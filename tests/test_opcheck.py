@@ -23,7 +23,7 @@ def plain(*shape, **kwargs):
     return x(*shape, grad=False, **kwargs)
 
 
-def windows(rank, kernel, stride=1, padding=0, dilation=1, mode=0):
+def windows(rank, kernel, stride=1, padding=0, *, dilation=1, mode=0):
     """The integers in which pooling ops carry their windows: rank, mode, then D, H, W of each."""
     missing = 3 - rank
     groups = ((kernel, 1), (stride, 1), (padding, 0), (dilation, 1))

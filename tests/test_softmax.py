@@ -13,7 +13,7 @@ KINDS = ("Softmax", "LogSoftmax", "Softmin")
 
 
 class TestSoftmax(Family):
-    parity_cases = [
+    parity_cases = (
         *parity_cases("softmax"),
         *(
             case(kind, shape, dim)
@@ -23,9 +23,9 @@ class TestSoftmax(Family):
         case("Softmax", (), 0),
         case("LogSoftmax", (3, 0), -1),
         case("Softmax", (0, 3), 0),
-    ]
-    views_cases = [case(kind, (3, 5, 4, 7), dim) for kind in KINDS for dim in (0, 1, -1)]
-    derivatives_cases = [case(kind, (2, 3, 2), dim) for kind in KINDS for dim in (0, 1, 2)]
+    )
+    views_cases = tuple(case(kind, (3, 5, 4, 7), dim) for kind in KINDS for dim in (0, 1, -1))
+    derivatives_cases = tuple(case(kind, (2, 3, 2), dim) for kind in KINDS for dim in (0, 1, 2))
     threads_cases = [case(kind, (130, 7, 90), dim) for kind in KINDS[:2] for dim in (0, 1, 2)] + [
         case("Softmax", (700, 1000), -1)
     ]

@@ -6,26 +6,29 @@
 #include <cmath>
 
 #include "cpu/batchnorm_plan.h"
-#include "cpu/scratch.h"
 
 namespace fastnn::cpu {
 namespace {
 
-// Mean and M2 of `width` adjacent channels from those of their blocks, [blocks, stride].
-void merge(const BatchNormPlan& plan, const double* means, const double* m2s, int64_t stride, int width,
+// Mean and M2 of `channels` adjacent channels from those of their blocks, [blocks, stride].
+void merge(const BatchNormPlan& plan, const double* means, const double* m2s, int64_t stride, int channels,
            double* mean, double* m2) {
-  for (int j = 0; j < width; ++j) mean[j] = m2[j] = 0;
+  const int64_t fold = plan.fold;
+  for (int j = 0; j < channels; ++j) mean[j] = m2[j] = 0;
   for (int64_t i = 0; i < plan.blocks; ++i) {
     const double count = plan.block(i).count();
-    for (int j = 0; j < width; ++j) mean[j] += count * means[i * stride + j];
+    for (int j = 0; j < channels; ++j)
+      for (int64_t k = j * fold; k < (j + 1) * fold; ++k) mean[j] += count * means[i * stride + k];
   }
   const double n = static_cast<double>(plan.per_channel());
-  for (int j = 0; j < width; ++j) mean[j] /= n;
+  for (int j = 0; j < channels; ++j) mean[j] /= n;
   for (int64_t i = 0; i < plan.blocks; ++i) {
     const double count = plan.block(i).count();
-    for (int j = 0; j < width; ++j) {
-      const double d = means[i * stride + j] - mean[j];
-      m2[j] += m2s[i * stride + j] + count * d * d;
+    for (int j = 0; j < channels; ++j) {
+      for (int64_t k = j * fold; k < (j + 1) * fold; ++k) {
+        const double d = means[i * stride + k] - mean[j];
+        m2[j] += m2s[i * stride + k] + count * d * d;
+      }
     }
   }
 }
@@ -35,14 +38,14 @@ class Forward {
   using A = Compute<T>;
 
  public:
-  explicit Forward(const BatchNormParams& p) : p_(p), plan_(p.shape), coefficients_(3 * p.shape.C) {}
+  explicit Forward(const BatchNormParams& p) : p_(p), plan_(p.shape), coefficients_(plan_, 3) {}
 
   void run() const {
     if (!p_.training) {
       for (int64_t c = 0; c < C(); ++c)
         set(c, at(p_.running_mean, c), 1 / std::sqrt(static_cast<double>(at(p_.running_var, c)) + p_.eps));
       normalize();
-    } else if (p_.shape.channels_last) {
+    } else if (plan_.columns) {
       column_statistics();
       normalize();
     } else if (plan_.by_channel(3)) {
@@ -57,19 +60,19 @@ class Forward {
   int64_t C() const { return p_.shape.C; }
   const T* x() const { return static_cast<const T*>(p_.x); }
   T* y() const { return static_cast<T*>(p_.y); }
-  A* mean() const { return coefficients_.data(); }
-  A* scale() const { return mean() + C(); }
-  A* shift() const { return scale() + C(); }
+  A* mean() const { return coefficients_[0]; }
+  A* scale() const { return coefficients_[1]; }
+  A* shift() const { return coefficients_[2]; }
   static A at(const void* p, int64_t c) { return static_cast<const A*>(p)[c]; }
   static A& at(void* p, int64_t c) { return static_cast<A*>(p)[c]; }
 
   void set(int64_t c, double mean_c, double invstd) const {
     const double a = invstd * (p_.weight ? at(p_.weight, c) : 1);
-    mean()[c] = static_cast<A>(mean_c);
-    scale()[c] = static_cast<A>(a);
-    const double lost = mean_c - static_cast<double>(mean()[c]);
+    const double lost = mean_c - static_cast<double>(static_cast<A>(mean_c));
     const double b = p_.bias ? at(p_.bias, c) : 0;
-    shift()[c] = static_cast<A>(lost == lost && lost != 0 ? b - lost * a : b);
+    coefficients_.set(0, c, mean_c);
+    coefficients_.set(1, c, a);
+    coefficients_.set(2, c, lost == lost && lost != 0 ? b - lost * a : b);
   }
 
   // Everything that the statistics of channel c decide.
@@ -131,41 +134,34 @@ class Forward {
   }
 
   void column_statistics() const {
-    const Scratch<double> means(plan_.blocks * C()), m2s(plan_.blocks * C());
-    const int64_t parts = plan_.column_tasks();
-    const int64_t visits = 2 * plan_.group * std::min(C(), BatchNormPlan::kColumns);
-    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t k = begin; k < end; ++k) {
-                     const BatchNormPlan::Block b = plan_.block(k / parts);
-                     const int64_t c = k % parts * BatchNormPlan::kColumns, to = k / parts * C() + c;
-                     batchnorm_ops<T>().column_moments(x() + b.row * C() + c, b.rows,
-                                                       std::min(C() - c, BatchNormPlan::kColumns), C(),
-                                                       &means[to], &m2s[to]);
-                   }
-                 });
-    for_channel_groups(C(), 2 * plan_.blocks, [&](int64_t c, int width) {
+    const int64_t width = plan_.width;
+    const Scratch<double> means(plan_.blocks * width), m2s(plan_.blocks * width);
+    for_column_blocks(plan_, [&](int64_t first, int64_t rows, int64_t, int64_t columns, int64_t to) {
+      batchnorm_ops<T>().column_moments(x() + first, rows, columns, width, &means[to], &m2s[to]);
+    });
+    for_channel_groups(C(), 2 * plan_.blocks * plan_.fold, [&](int64_t c, int channels) {
       double mean_c[8], m2[8];
-      merge(plan_, &means[c], &m2s[c], C(), width, mean_c, m2);
-      for (int j = 0; j < width; ++j) finish(c + j, mean_c[j], m2[j]);
+      merge(plan_, &means[c * plan_.fold], &m2s[c * plan_.fold], width, channels, mean_c, m2);
+      for (int j = 0; j < channels; ++j) finish(c + j, mean_c[j], m2[j]);
     });
   }
 
   void normalize() const {
-    if (p_.shape.channels_last) {
-      for_rows(p_.shape, [&](int64_t at, int64_t rows) {
-        batchnorm_ops<T>().normalize_columns(x() + at, y() + at, rows, C(), mean(), scale(), shift());
+    coefficients_.repeat();
+    if (plan_.columns) {
+      for_columns(plan_, [&](int64_t first, int64_t rows, int64_t width) {
+        batchnorm_ops<T>().normalize_columns(x() + first, y() + first, rows, width, mean(), scale(), shift());
       });
     } else {
-      for_planes(p_.shape, [&](int64_t at, const BatchNormRows& rows) {
-        batchnorm_ops<T>().normalize_rows(x() + at, y() + at, rows, mean(), scale(), shift());
+      for_rows(p_.shape, [&](int64_t first, const BatchNormRows& rows) {
+        batchnorm_ops<T>().normalize_rows(x() + first, y() + first, rows, mean(), scale(), shift());
       });
     }
   }
 
   const BatchNormParams& p_;
   const BatchNormPlan plan_;
-  const Scratch<A> coefficients_;  // [3, C]: mean, scale, shift
+  const BatchNormCoefficients<A> coefficients_;  // mean, scale, shift
 };
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include <cmath>
 
 #include "cpu/batchnorm_plan.h"
-#include "cpu/scratch.h"
 #include "fastnn/batchnorm.h"
 
 namespace fastnn::cpu {
@@ -19,14 +18,16 @@ class Backward {
 
  public:
   explicit Backward(const BatchNormBackwardParams& p)
-      : p_(p), plan_(p.shape), coefficients_(4 * p.shape.C), wants_dx_(p.dx != nullptr) {}
+      : p_(p), plan_(p.shape), coefficients_(plan_, 5), wants_dx_(p.dx != nullptr) {}
 
   void run() const {
     const bool sums = p_.training || p_.dweight || p_.dbias;
-    if (!p_.training) {
-      for (int64_t c = 0; c < C(); ++c) set_running(c);
+    for (int64_t c = 0; c < C(); ++c) {
+      coefficients_.set(0, c, static_cast<const A*>(p_.mean)[c]);
+      coefficients_.set(3, c, weight(c) * invstd(c));
+      coefficients_.set(4, c, 0);
     }
-    if (sums && p_.shape.channels_last) {
+    if (sums && plan_.columns) {
       column_sums();
     } else if (sums && plan_.by_channel(4)) {
       channel_by_channel();
@@ -42,20 +43,15 @@ class Backward {
   const T* x() const { return static_cast<const T*>(p_.x); }
   const T* dy() const { return static_cast<const T*>(p_.dy); }
   T* dx() const { return static_cast<T*>(p_.dx); }
-  const A* mean() const { return static_cast<const A*>(p_.mean); }
-  A* slope() const { return coefficients_.data(); }
-  A* shift() const { return slope() + C(); }
-  A* scale() const { return shift() + C(); }
-  A* zero() const { return scale() + C(); }
+  A* mean() const { return coefficients_[0]; }
+  A* slope() const { return coefficients_[1]; }
+  A* shift() const { return coefficients_[2]; }
+  A* scale() const { return coefficients_[3]; }
+  A* zero() const { return coefficients_[4]; }
   double weight(int64_t c) const { return p_.weight ? static_cast<const A*>(p_.weight)[c] : 1; }
   double invstd(int64_t c) const {
     return p_.training ? static_cast<const A*>(p_.invstd)[c]
                        : 1 / std::sqrt(static_cast<double>(static_cast<const A*>(p_.var)[c]) + p_.eps);
-  }
-
-  void set_running(int64_t c) const {
-    zero()[c] = 0;
-    scale()[c] = static_cast<A>(weight(c) * invstd(c));
   }
 
   // Everything that the sums of channel c decide.
@@ -63,12 +59,9 @@ class Backward {
     const double r = invstd(c);
     if (p_.dweight) static_cast<A*>(p_.dweight)[c] = static_cast<A>(dot * r);
     if (p_.dbias) static_cast<A*>(p_.dbias)[c] = static_cast<A>(sum);
-    if (p_.training) {
-      const double n = static_cast<double>(plan_.per_channel());
-      shift()[c] = static_cast<A>(sum / n);
-      slope()[c] = static_cast<A>(dot / n * r * r);
-      scale()[c] = static_cast<A>(weight(c) * r);
-    }
+    const double n = static_cast<double>(plan_.per_channel());
+    coefficients_.set(1, c, dot / n * r * r);
+    coefficients_.set(2, c, sum / n);
   }
 
   void rows_gradient(int64_t at, const BatchNormRows& rows) const {
@@ -114,55 +107,52 @@ class Backward {
   }
 
   void column_sums() const {
-    const Scratch<double> sums(plan_.blocks * C()), dots(plan_.blocks * C());
-    const int64_t parts = plan_.column_tasks();
-    const int64_t visits = 2 * plan_.group * std::min(C(), BatchNormPlan::kColumns);
-    parallel_for(plan_.blocks * parts, std::max<int64_t>(1, kGrain / visits),
-                 [&](int64_t begin, int64_t end) {
-                   for (int64_t k = begin; k < end; ++k) {
-                     const BatchNormPlan::Block b = plan_.block(k / parts);
-                     const int64_t c = k % parts * BatchNormPlan::kColumns, at = b.row * C() + c,
-                                   to = k / parts * C() + c;
-                     batchnorm_ops<T>().column_sums(x() + at, dy() + at, b.rows,
-                                                    std::min(C() - c, BatchNormPlan::kColumns), C(),
-                                                    mean() + c, &sums[to], &dots[to]);
-                   }
-                 });
-    add_blocks(sums.data(), dots.data(), 1, C());
+    const int64_t width = plan_.width;
+    const Scratch<double> sums(plan_.blocks * width), dots(plan_.blocks * width);
+    for_column_blocks(plan_, [&](int64_t first, int64_t rows, int64_t column, int64_t columns, int64_t to) {
+      batchnorm_ops<T>().column_sums(x() + first, dy() + first, rows, columns, width, mean() + column,
+                                     &sums[to], &dots[to]);
+    });
+    add_blocks(sums.data(), dots.data(), plan_.fold, width);
   }
 
+  // Channel c's sums are the `fold` numbers from c * channel_stride on, in each of the blocks.
   void add_blocks(const double* sums, const double* dots, int64_t channel_stride,
                   int64_t block_stride) const {
-    for_channel_groups(C(), plan_.blocks, [&](int64_t c, int width) {
+    for_channel_groups(C(), plan_.blocks * plan_.fold, [&](int64_t c, int channels) {
       double sum[8] = {}, dot[8] = {};
       for (int64_t i = 0; i < plan_.blocks; ++i) {
-        for (int j = 0; j < width; ++j) {
-          sum[j] += sums[i * block_stride + (c + j) * channel_stride];
-          dot[j] += dots[i * block_stride + (c + j) * channel_stride];
+        for (int j = 0; j < channels; ++j) {
+          const int64_t from = i * block_stride + (c + j) * channel_stride;
+          for (int64_t k = from; k < from + plan_.fold; ++k) {
+            sum[j] += sums[k];
+            dot[j] += dots[k];
+          }
         }
       }
-      for (int j = 0; j < width; ++j) finish(c + j, sum[j], dot[j]);
+      for (int j = 0; j < channels; ++j) finish(c + j, sum[j], dot[j]);
     });
   }
 
   void input_gradient() const {
+    coefficients_.repeat();
     const BatchNormOps<T>& ops = batchnorm_ops<T>();
-    if (!p_.shape.channels_last) {
-      for_planes(p_.shape, [&](int64_t at, const BatchNormRows& rows) { rows_gradient(at, rows); });
+    if (!plan_.columns) {
+      for_rows(p_.shape, [&](int64_t at, const BatchNormRows& rows) { rows_gradient(at, rows); });
     } else if (p_.training) {
-      for_rows(p_.shape, [&](int64_t at, int64_t rows) {
-        ops.grad_columns(x() + at, dy() + at, dx() + at, rows, C(), mean(), slope(), shift(), scale());
+      for_columns(plan_, [&](int64_t at, int64_t rows, int64_t width) {
+        ops.grad_columns(x() + at, dy() + at, dx() + at, rows, width, mean(), slope(), shift(), scale());
       });
     } else {
-      for_rows(p_.shape, [&](int64_t at, int64_t rows) {
-        ops.normalize_columns(dy() + at, dx() + at, rows, C(), zero(), scale(), zero());
+      for_columns(plan_, [&](int64_t at, int64_t rows, int64_t width) {
+        ops.normalize_columns(dy() + at, dx() + at, rows, width, zero(), scale(), zero());
       });
     }
   }
 
   const BatchNormBackwardParams& p_;
   const BatchNormPlan plan_;
-  const Scratch<A> coefficients_;  // [4, C]: slope, shift, scale, zero
+  const BatchNormCoefficients<A> coefficients_;  // mean, slope, shift, scale, zero
   const bool wants_dx_;
 };
 

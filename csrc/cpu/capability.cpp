@@ -47,8 +47,8 @@ const char* name(Capability c) {
 bool supported(Capability c) {
 #ifdef FASTNN_X86
   // gcc's cpu_supports also asks the operating system (XGETBV) for the wider registers.
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (c == Capability::kAvx2) return avx2;
   if (c == Capability::kAvx512) {
     return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -58,7 +58,9 @@ bool supported(Capability c) {
   return c == Capability::kPortable;
 }
 
-Capability capability() { return current().load(std::memory_order_relaxed); }
+Capability capability() {
+  return current().load(std::memory_order_relaxed);
+}
 
 void set_capability(Capability c) {
   current().store(c, std::memory_order_relaxed);

@@ -55,7 +55,7 @@ Plan make_plan(const GemmParams<T>& g, const GemmTile& tile) {
   Plan plan;
   plan.k_blocks = k_blocks<T>(g.k);
   plan.dot = !g.packed_a && g.a_col == 1 && g.b_row == 1 && (g.m <= kDotRows || g.n <= kDotColumns);
-  plan.pack_b = g.b_col != 1 || g.m > 10 * tile.mr;  // measured: in place, B costs a page per step
+  plan.pack_b = g.b_col != 1 || g.m > 10 * tile.mr;  // in place, B costs a page per step
   plan.pack_a = !g.packed_a && g.a_col != 1 && g.n > 4 * tile.nr;
   return plan;
 }
@@ -66,8 +66,8 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
   const auto& kernels = kernels_of<T>();
   const GemmTile& tile = kernels.tile;
   GemmBlock<T> block;
-  block.a_row = g.a_row;
-  block.a_col = g.a_col;
+  block.a_row = g.packed_a ? 0 : g.a_row;  // A itself may be null then
+  block.a_col = g.packed_a ? 0 : g.a_col;
   block.b_row = g.b_row;
   block.b_col = g.b_col;
   block.c_row = g.c_row;
@@ -77,7 +77,7 @@ void run_part(const GemmParams<T>& g, const Plan& plan, int64_t i0, int64_t i1, 
     block.m = m;
     block.n = n;
     block.k = k;
-    block.a = g.a + i * g.a_row + p * g.a_col;
+    block.a = g.a + i * block.a_row + p * block.a_col;
     block.b = g.b + p * g.b_row + j * g.b_col;
     block.c = g.c + i * g.c_row + j;
     block.accumulate = g.accumulate || p > 0;
@@ -124,7 +124,7 @@ void threaded(const GemmParams<T>& g) {
   const GemmTile& tile = kernels_of<T>().tile;
   const Plan plan = make_plan(g, tile);
   const int64_t threads =
-      std::min<int64_t>(thread_limit(), ceil_div(g.m * g.n * std::max<int64_t>(1, g.k), kThreadWork));
+      std::max<int64_t>(1, std::min<int64_t>(thread_limit(), g.m * g.n * g.k / kThreadWork));
   // The grid of threads: the one whose largest part takes the fewest tiles, then the squarest.
   const int64_t unit = plan.dot ? tile.vec : tile.nr;
   const int64_t col_panels = ceil_div(g.n, unit);

@@ -15,7 +15,9 @@ namespace fastnn::cpu {
 // 1-5 us, in which one core streams some 16k floats.
 constexpr int64_t kGrain = 16384;
 
-inline int thread_limit() { return omp_in_parallel() ? 1 : omp_get_max_threads(); }
+inline int thread_limit() {
+  return omp_in_parallel() ? 1 : omp_get_max_threads();
+}
 
 // f(begin, end) over [0, n), split into one contiguous range per thread. `grain` is the smallest
 // range that is worth a thread of its own. f must not depend on where the splits fall: a reduction

@@ -22,7 +22,9 @@ struct Arena {
 
 thread_local Arena arena;
 
-size_t round_up(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+size_t round_up(size_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
+}
 
 void* allocate(size_t bytes) {
   void* p = std::aligned_alloc(kAlign, bytes);

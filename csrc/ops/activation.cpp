@@ -35,6 +35,7 @@ Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
 
 // dx = dy * f'(x), from `saved`, which is x or y as the table says.
 Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
+  check_like(dy, saved, "dy");
   Tensor dx = at::empty_like(saved);
   const bool broadcast = is_broadcast_number(dy);
   const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);

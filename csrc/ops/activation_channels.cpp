@@ -19,6 +19,9 @@ struct ChannelView {
   int64_t outer = 1, channels = 1, inner = 1;
 };
 ChannelView channel_view(const Tensor& dense, const Tensor& w) {
+  TORCH_CHECK(w.scalar_type() == dense.scalar_type() &&
+                  (w.numel() == 1 || (dense.dim() > 1 && w.numel() == dense.size(1))),
+              "fastnn: weight must have one element or one for each channel, and the input's dtype");
   if (w.numel() == 1 || dense.numel() == 0)
     return {1, w.numel(), dense.numel() / std::max<int64_t>(1, w.numel())};
   const int64_t inner = dense.stride(1);
@@ -40,6 +43,7 @@ Tensor prelu_cpu(const Tensor& x, const Tensor& w) {
 }
 
 std::tuple<Tensor, Tensor> prelu_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w) {
+  check_like(dy, x, "dy");
   Tensor dx = at::empty_like(x), dw = at::empty(w.sizes(), w.options());
   const Tensor dense_dy = with_layout_of(dy, dx), dense_x = with_layout_of(x, dx), weight = w.contiguous();
   const ChannelView v = channel_view(dx, w);
@@ -95,12 +99,13 @@ Tensor prelu_autograd(const Tensor& x, const Tensor& w) {
 
 std::tuple<Tensor, Tensor> prelu_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& w) {
   if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x) || needs_grad(w))) {
-    at::DimVector shape(std::max<int64_t>(x.dim(), 1),
-                        1);  // the weight against x: its channels are dimension 1
-    if (w.numel() != 1) shape[1] = w.numel();
-    const Tensor positive = x > 0, zero = at::zeros_like(dy), weight = w.reshape(shape);
+    // The weight against x: its channels are dimension 1.
+    std::vector<c10::SymInt> shape(std::max<int64_t>(x.dim(), 1), 1);
+    if (w.sym_numel() != 1) shape[1] = w.sym_numel();
+    const Tensor positive = x > 0, zero = at::zeros_like(dy), weight = w.reshape_symint(shape);
     const Tensor dx = at::where(positive, dy, dy * weight);
-    return {dx.view_as(x), at::where(positive, zero, dy * x).sum_to_size(shape).reshape(w.sizes())};
+    return {dx.view_as(x),
+            at::where(positive, zero, dy * x).sum_to_size_symint(shape).reshape_symint(w.sym_sizes())};
   }
   at::AutoDispatchBelowADInplaceOrView guard;
   return call_prelu_backward(dy, x, w);
@@ -151,6 +156,9 @@ Tensor glu_cpu(const Tensor& x, int64_t dim) {
 }
 
 Tensor glu_backward_cpu(const Tensor& dy, const Tensor& x, int64_t dim) {
+  at::DimVector half(x.sizes());
+  half.at(dim) /= 2;
+  check_sizes(dy, half, x, "dy");
   const auto order = memory_order(x);
   const Halves h = halves(x, order, dim);
   const Tensor dense_dy = dy.permute(order).contiguous(), dx = at::empty(h.x.sizes(), x.options());

@@ -27,8 +27,10 @@ Tensor or_undefined(const OptionalTensor& t) {
 
 // A [C] vector as the kernels read it; undefined stays undefined. The test saves two trips through the
 // dispatcher.
-Tensor vector_of(const OptionalTensor& t, at::ScalarType type) {
+Tensor vector_of(const OptionalTensor& t, const Tensor& x, at::ScalarType type) {
   if (!t || !t->defined()) return Tensor();
+  TORCH_CHECK(t->dim() == 1 && t->size(0) == x.size(1), "fastnn: a vector of ", t->sizes(), " for ",
+              x.size(1), " channels");
   return t->scalar_type() == type && t->is_contiguous() ? *t : t->to(type).contiguous();
 }
 void* data(const Tensor& t) {
@@ -49,7 +51,8 @@ BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
 // A running statistic during its update: itself, or a copy in the compute type that is written back.
 class Running {
  public:
-  Running(const OptionalTensor& t, at::ScalarType type) : own_(or_undefined(t)), used_(vector_of(t, type)) {}
+  Running(const OptionalTensor& t, const Tensor& x, at::ScalarType type)
+      : own_(or_undefined(t)), used_(vector_of(t, x, type)) {}
   void write_back() const {
     if (own_.defined() && !used_.is_same(own_)) own_.copy_(used_);
   }
@@ -65,10 +68,10 @@ Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalT
                   double eps) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, x, type), b = vector_of(bias, x, type);
   Tensor y = empty(x.sizes(), x.scalar_type(), format);
   Tensor mean = empty({x.size(1)}, type), invstd = empty({x.size(1)}, type);
-  const Running running_m(running_mean, type), running_v(running_var, type);
+  const Running running_m(running_mean, x, type), running_v(running_var, x, type);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
                           .x = dense.const_data_ptr(),
@@ -91,8 +94,8 @@ Tensor eval_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTen
                 const Tensor& running_mean, const Tensor& running_var, double eps) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), w = vector_of(weight, type), b = vector_of(bias, type);
-  const Tensor mean = vector_of(running_mean, type), var = vector_of(running_var, type);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, x, type), b = vector_of(bias, x, type);
+  const Tensor mean = vector_of(running_mean, x, type), var = vector_of(running_var, x, type);
   Tensor y = empty(x.sizes(), x.scalar_type(), format);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
@@ -112,8 +115,9 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
                      const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format), w = vector_of(weight, type);
-  const Tensor m = vector_of(mean, type), s = vector_of(spread, type);
+  const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format), w = vector_of(weight, x, type);
+  check_like(dy, x, "dy");
+  const Tensor m = vector_of(mean, x, type), s = vector_of(spread, x, type);
   Tensor dx = mask[0] ? empty(x.sizes(), x.scalar_type(), format) : empty({0}, x.scalar_type());
   Tensor dw = empty({mask[1] ? x.size(1) : 0}, type), db = empty({mask[2] ? x.size(1) : 0}, type);
   cpu::batchnorm_backward({.dtype = dtype_of(x),

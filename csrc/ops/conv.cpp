@@ -53,18 +53,32 @@ std::vector<c10::SymInt> output_shape(const Tensor& x, const Tensor& w, IntArray
   return shape;
 }
 
-// The memory format that torch gives a convolution's output and dx.
-at::MemoryFormat format_of(const Tensor& x, const Tensor& w) {
-  if (w.dim() == 3 || (w.dim() == 5 && w.scalar_type() == at::kDouble)) return at::MemoryFormat::Contiguous;
-  const auto last = w.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
-  const bool either = x.suggest_memory_format() == last || w.suggest_memory_format() == last;
-  return either ? last : at::MemoryFormat::Contiguous;
+// The memory format that torch gives a convolution's output and dx. In three dimensions it has two kernels,
+// of which the one for small single images knows contiguous tensors only.
+at::MemoryFormat format_of(const Tensor& x, const Tensor& w, int64_t groups) {
+  const bool planes = w.dim() == 4, volumes = w.dim() == 5 && w.scalar_type() != at::kDouble;
+  if ((!planes && !volumes) || x.sym_size(0).maybe_as_int() == 0) return at::MemoryFormat::Contiguous;
+  const auto last = planes ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::ChannelsLast3d;
+  if (x.suggest_memory_format() != last && w.suggest_memory_format() != last)
+    return at::MemoryFormat::Contiguous;
+  const bool small = volumes && groups == 1 && x.sym_size(0) == 1 &&
+                     (w.sym_size(3) <= 3 || w.sym_size(4) <= 3) &&
+                     x.sym_size(1) * x.sym_size(2) * x.sym_size(3) <= 20480;
+  return small ? at::MemoryFormat::Contiguous : last;
 }
 
 // A contiguous result in that format. Tensor::contiguous(format) would leave strides as they are where sizes
 // of one make them ambiguous.
 Tensor in_format(const Tensor& t, at::MemoryFormat format) {
   return format == at::MemoryFormat::Contiguous ? t : at::empty(t.sizes(), t.options(), format).copy_(t);
+}
+
+void check_arguments(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, bool transposed,
+                     int64_t groups) {
+  const int64_t channels = transposed ? w.size(0) : w.size(1) * groups;
+  TORCH_CHECK(x.dim() == w.dim() && x.size(1) == channels && x.scalar_type() == w.scalar_type(),
+              "fastnn: weight of sizes ", w.sizes(), " does not fit an input of sizes ", x.sizes());
+  if (b && b->defined()) check_sizes(*b, {transposed ? w.size(1) * groups : w.size(0)}, x, "bias");
 }
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
@@ -74,6 +88,9 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
                 IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                 int64_t groups) {
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  check_arguments(x, w, b, transposed, groups);
+  for (size_t i = 2; i < shape.size(); ++i)
+    TORCH_CHECK(shape[i] > 0, "fastnn: weight is larger than the padded input");
   Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(shape), x.options());
   const Tensor dense_x = x.contiguous(), dense_w = w.contiguous();
   const Tensor dense_b = b && b->defined() ? b->contiguous() : Tensor();
@@ -87,19 +104,22 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
         cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups), dense_x.const_data_ptr(),
                            dense_w.const_data_ptr(), bias, y.data_ptr()}));
   }
-  return in_format(y, format_of(x, w));
+  return in_format(y, format_of(x, w, groups));
 }
 
 Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&, IntArrayRef stride,
                  IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                  int64_t groups) {
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
-  return at::empty_symint(shape, x.options(), format_of(x, w));
+  return at::empty_symint(shape, x.options(), format_of(x, w, groups));
 }
 
 Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
-                          IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef,
-                          int64_t groups, std::array<bool, 3> output_mask) {
+                          IntArrayRef padding, IntArrayRef dilation, bool transposed,
+                          IntArrayRef output_padding, int64_t groups, std::array<bool, 3> output_mask) {
+  check_arguments(x, w, std::nullopt, transposed, groups);
+  const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
+  check_sizes(dy, C10_AS_INTARRAYREF_SLOW(shape), x, "dy");
   const Tensor dense_dy = dy.contiguous();
   const ConvGeometry p = transposed ? geometry(dy, w, x, stride, padding, dilation, groups)
                                     : geometry(x, w, dy, stride, padding, dilation, groups);
@@ -114,7 +134,7 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
       cpu::conv_backward_data(
           {p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
     }
-    dx = in_format(dx, format_of(x, w));
+    dx = in_format(dx, format_of(x, w, groups));
   }
   if (output_mask[1]) {
     dw = empty ? at::zeros(w.sizes(), w.options()) : at::empty(w.sizes(), w.options());
@@ -139,9 +159,9 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
 }
 
 Tensors conv_backward_meta(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef, IntArrayRef,
-                           IntArrayRef, bool, IntArrayRef, int64_t, std::array<bool, 3> output_mask) {
+                           IntArrayRef, bool, IntArrayRef, int64_t groups, std::array<bool, 3> output_mask) {
   Tensor dx, dw, db;
-  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w));
+  if (output_mask[0]) dx = at::empty_symint(x.sym_sizes(), x.options(), format_of(x, w, groups));
   if (output_mask[1]) dw = at::empty_symint(w.sym_sizes(), w.options(), w.suggest_memory_format());
   if (output_mask[2]) db = at::empty_symint({dy.sym_size(1)}, dy.options());
   return {dx, dw, db};
@@ -319,23 +339,26 @@ struct Call {
     const Op& op = (transposed ? conv_transpose_ops : conv_ops)[nd - 1];
     const char* reason = why_not(op, input, weight, bias ? *bias : Tensor());
     if (reason == nullptr && !usual()) reason = "unusual shapes or arguments";
-    return front(op, reason, [&] { return native(); }, torch);
+    // torch gets the lists in full, as its own Python functions give them.
+    return front(op, reason, [&] { return native(); }, [&] { return torch(*this); });
   }
 };
 
 #define FASTNN_CONV(ND)                                                                                      \
   Tensor conv##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,           \
                      IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation, int64_t groups) {        \
-    return Call(input, weight, bias, false, ND, groups, stride, padding, dilation, {0}).run([&] {            \
-      return at::conv##ND##d(input, weight, bias, stride, padding, dilation, groups);                        \
+    const Call call(input, weight, bias, false, ND, groups, stride, padding, dilation, {0});                 \
+    return call.run([&](const Call& c) {                                                                     \
+      return at::conv##ND##d(input, weight, bias, c.stride, c.padding, c.dilation, groups);                  \
     });                                                                                                      \
   }                                                                                                          \
   Tensor conv_transpose##ND##d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias, \
                                IntArrayRef stride, IntArrayRef padding, IntArrayRef output_padding,          \
                                int64_t groups, IntArrayRef dilation) {                                       \
-    return Call(input, weight, bias, true, ND, groups, stride, padding, dilation, output_padding).run([&] {  \
-      return at::conv_transpose##ND##d(input, weight, bias, stride, padding, output_padding, groups,         \
-                                       dilation);                                                            \
+    const Call call(input, weight, bias, true, ND, groups, stride, padding, dilation, output_padding);       \
+    return call.run([&](const Call& c) {                                                                     \
+      return at::conv_transpose##ND##d(input, weight, bias, c.stride, c.padding, c.output_padding, groups,   \
+                                       c.dilation);                                                          \
     });                                                                                                      \
   }
 FASTNN_CONV(1)

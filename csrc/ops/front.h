@@ -91,8 +91,8 @@ struct Binder {
   explicit Binder(Bind);
 };
 const std::vector<Binder::Bind>& binders();
-#define FASTNN_BIND(stem, m)                                \
-  static void bind_##stem(pybind11::module_& m);            \
+#define FASTNN_BIND(stem, m)                                     \
+  static void bind_##stem(pybind11::module_& m);                 \
   static const ::fastnn::ops::Binder binder_##stem(bind_##stem); \
   static void bind_##stem(pybind11::module_& m)
 

@@ -40,6 +40,8 @@ Tensor none(const Tensor& like) {
 }
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  check_sizes(weight, {weight.size(0), x.size(-1)}, x, "weight");
+  if (bias) check_sizes(*bias, {weight.size(0)}, x, "bias");
   Tensor y = at::empty(with_last(x.sizes(), weight.size(0)), x.options());
   const Tensor rows = as_matrix(x), b = bias ? bias->contiguous() : Tensor();
   cpu::linear_forward({.dtype = dtype_of(x),
@@ -58,6 +60,8 @@ Tensors linear_backward_cpu(const Tensor& dy, const OptionalTensor& x, const Opt
   const Tensor rows_dy = as_matrix(dy), rows_x = mask[1] ? as_matrix(*x) : Tensor();
   const int64_t K = rows_dy.size(1);
   const int64_t C = mask[1] ? rows_x.size(1) : mask[0] ? weight->size(1) : 0;
+  if (mask[1]) check_sizes(rows_x, {rows_dy.size(0), C}, dy, "x");
+  if (mask[0]) check_sizes(*weight, {K, C}, dy, "weight");
   const Tensor dx = mask[0] ? at::empty(with_last(dy.sizes(), C), dy.options()) : none(dy);
   const Tensor dw = mask[1] ? at::empty({K, C}, dy.options()) : none(dy);
   const Tensor db = mask[2] ? at::empty({K}, dy.options()) : none(dy);

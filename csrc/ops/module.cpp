@@ -41,7 +41,8 @@ std::vector<std::tuple<std::string, std::string, std::vector<std::string>, bool>
 
 std::vector<std::tuple<std::string, std::string, std::string>> take_record_tuples() {
   std::vector<std::tuple<std::string, std::string, std::string>> rows;
-  for (Record& r : take_records()) rows.emplace_back(std::move(r.op), std::move(r.algorithm), std::move(r.reason));
+  for (Record& r : take_records())
+    rows.emplace_back(std::move(r.op), std::move(r.algorithm), std::move(r.reason));
   return rows;
 }
 

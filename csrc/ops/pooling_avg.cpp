@@ -32,6 +32,7 @@ Tensor avg_pool_cpu(const Tensor& x, at::IntArrayRef window, bool count_include_
 Tensor avg_pool_backward_cpu(const Tensor& dy, at::IntArrayRef input_size, bool channels_last,
                              at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
   const Windows w = Windows::from(window);
+  check_sizes(dy, w.output_size(input_size), dy, "dy");
   const Tensor dense = in_layout(dy, w, channels_last);
   Tensor dx = empty_pooled(c10::fromIntArrayRefUnchecked(input_size), dy.options(), w, channels_last);
   cpu::avg_pool_backward({.dtype = dtype_of(dy),

@@ -41,6 +41,8 @@ std::tuple<Tensor, Tensor> max_pool_cpu(const Tensor& x, at::IntArrayRef window,
 Tensor max_pool_backward_cpu(const Tensor& dy, const Tensor& codes, at::IntArrayRef input_size,
                              bool channels_last, at::IntArrayRef window) {
   const Windows w = Windows::from(window);
+  check_sizes(dy, w.output_size(input_size), dy, "dy");
+  check_sizes(codes, dy.sizes(), codes, "codes");
   const Tensor dense = in_layout(dy, w, channels_last), dense_codes = in_layout(codes, w, channels_last);
   Tensor dx = empty_pooled(c10::fromIntArrayRefUnchecked(input_size), dy.options(), w, channels_last);
   cpu::max_pool_backward({.dtype = dtype_of(dy),
@@ -53,6 +55,7 @@ Tensor max_pool_backward_cpu(const Tensor& dy, const Tensor& codes, at::IntArray
 
 Tensor max_pool_indices_cpu(const Tensor& codes, at::IntArrayRef input_size, at::IntArrayRef window) {
   const Windows w = Windows::from(window);
+  check_sizes(codes, w.output_size(input_size), codes, "codes");
   const bool channels_last = keeps_channels_last(codes, w, true);
   const Tensor dense = in_layout(codes, w, channels_last);
   Tensor indices = empty_pooled(codes.sym_sizes(), codes.options().dtype(at::kLong), w, channels_last);

@@ -36,6 +36,7 @@ Tensor softmax_cpu(const Tensor& x, int64_t dim, bool log, bool negate) {
 }
 
 Tensor softmax_backward_cpu(const Tensor& dy, const Tensor& y, int64_t dim, bool log, bool negate) {
+  check_like(dy, y, "dy");
   const Tensor dense_dy = dy.contiguous(), dense_y = y.contiguous();
   Tensor dx = at::empty(y.sizes(), y.options());
   const View v = view_of(y, dim);

@@ -23,6 +23,17 @@ inline bool needs_grad(const Tensor& t) {
   return t.defined() && t.requires_grad();
 }
 
+// The private ops get their arguments from the front ops, which leave what does not fit to torch. Called by
+// hand they check for themselves: a kernel never reads or writes outside a tensor.
+inline void check_sizes(const Tensor& t, at::IntArrayRef sizes, const Tensor& like, const char* name) {
+  TORCH_CHECK(t.sizes() == sizes && t.scalar_type() == like.scalar_type() && t.device() == like.device(),
+              "fastnn: ", name, " must have sizes ", sizes, " and dtype ", like.scalar_type(), ", not ",
+              t.sizes(), " and ", t.scalar_type());
+}
+inline void check_like(const Tensor& t, const Tensor& like, const char* name) {
+  check_sizes(t, like.sizes(), like, name);
+}
+
 // `t` with exactly the strides of `like` (same shape): element i of one is element i of the other in memory.
 inline Tensor with_layout_of(const Tensor& t, const Tensor& like) {
   if (t.strides() == like.strides() && t.scalar_type() == like.scalar_type()) return t;

@@ -110,7 +110,7 @@ def measure(case: Case, limits: Limits, budget: Budget) -> list[Row]:
     if not verdict.ok:
         wrong = next(check for check in verdict.checks if not check.ok)
         for row in rows:
-            row.status, row.note = "WRONG", str(wrong)
+            row.status, row.note = "WRONG", str(wrong).removeprefix("WRONG ")
     for row in rows:
         row.error = verdict.worst
     return rows

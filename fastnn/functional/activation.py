@@ -125,7 +125,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     return F.hardtanh(input, min_val, max_val, inplace=inplace)
 
 
-def gelu(input: Tensor, *, approximate: str = "none") -> Tensor:
+def gelu(input: Tensor, approximate: str = "none") -> Tensor:
     """``x`` times the normal distribution function; see :func:`torch.nn.functional.gelu`. Any shape."""
     if not is_scripting():
         if not has_torch_function_unary(input):

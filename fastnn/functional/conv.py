@@ -44,10 +44,10 @@ def _conv(
 ) -> Tensor:
     if has_torch_function((input, weight, bias)):
         return torch_function(input, weight, bias, stride, padding, dilation, groups)
-    if isinstance(padding, str):
-        same = (input, (0,)) if padding == "valid" else None
-        if padding == "same":
-            same = _same(input, weight, stride, dilation)
+    if padding == "valid":
+        padding = 0
+    elif isinstance(padding, str):
+        same = _same(input, weight, stride, dilation) if padding == "same" else None
         if same is None:
             return torch_function(input, weight, bias, stride, padding, dilation, groups)
         input, padding = same

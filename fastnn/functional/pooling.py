@@ -58,13 +58,14 @@ def _either(with_indices: Callable[..., Any], plain: Callable[..., Any], positio
 
     either.__name__ = either.__qualname__ = plain.__name__.removeprefix("_")
     either.__doc__ = plain.__doc__ = with_indices.__doc__
-    boolean_dispatched[either] = {
+    entry: Any = {
         "if_true": with_indices,
         "if_false": plain,
         "index": position,
         "default": False,
         "arg_name": "return_indices",
     }
+    boolean_dispatched[either] = entry
     return either
 
 

@@ -1,6 +1,7 @@
 """What every fastnn layer shares."""
 
-from typing import Any
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -12,11 +13,19 @@ class Native(nn.Module):
     starts with ``torch.nn``, while pickle looks at the class. A user's subclass is the user's: fx looks into it.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
-        self = super().__new__(cls)
-        if cls.__module__.startswith("fastnn."):
-            self.__dict__["__module__"] = "torch.nn.modules"
-        return self
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # What inspect.signature(cls) answers: the arguments of __init__, which __new__ below would hide.
+        signature = inspect.signature(cls.__init__)
+        cls.__signature__ = signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    if not TYPE_CHECKING:  # a type checker takes the arguments of __init__
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> "Native":
+            self = super().__new__(cls)
+            if cls.__module__.startswith("fastnn."):
+                self.__dict__["__module__"] = "torch.nn.modules"
+            return self
 
 
 def set_class(module: nn.Module, cls: type[nn.Module]) -> None:

@@ -1,5 +1,9 @@
 """Convolutions as layers: torch's classes on fastnn's kernels."""
 
+# torch's own classes do not agree with their annotations (padding may be a string, lazy weights are uninitialised).
+# mypy: disable-error-code="arg-type, assignment, misc"
+
+import torch.nn.functional as torch_functional
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair, _single, _triple
 
@@ -22,31 +26,45 @@ __all__ = [
 ]
 
 
-class _Conv1d(Native):
+class Conv1d(Native, nn.Conv1d):
+    __doc__ = nn.Conv1d.__doc__
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
-            padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padded = torch_functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
             return F.conv1d(padded, weight, bias, self.stride, _single(0), self.dilation, self.groups)
         return F.conv1d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class _Conv2d(Native):
+class Conv2d(Native, nn.Conv2d):
+    __doc__ = nn.Conv2d.__doc__
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
-            padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padded = torch_functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
             return F.conv2d(padded, weight, bias, self.stride, _pair(0), self.dilation, self.groups)
         return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class _Conv3d(Native):
+class Conv3d(Native, nn.Conv3d):
+    __doc__ = nn.Conv3d.__doc__
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros":
-            padded = F.pad(input, self._reversed_padding_repeated_twice, mode=self.padding_mode)
+            padded = torch_functional.pad(
+                input, self._reversed_padding_repeated_twice, mode=self.padding_mode
+            )
             return F.conv3d(padded, weight, bias, self.stride, _triple(0), self.dilation, self.groups)
         return F.conv3d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class _ConvTranspose1d(Native):
+class ConvTranspose1d(Native, nn.ConvTranspose1d):
+    __doc__ = nn.ConvTranspose1d.__doc__
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.padding_mode != "zeros":
             raise ValueError("Only `zeros` padding mode is supported for ConvTranspose1d")
@@ -65,7 +83,9 @@ class _ConvTranspose1d(Native):
         )
 
 
-class _ConvTranspose2d(Native):
+class ConvTranspose2d(Native, nn.ConvTranspose2d):
+    __doc__ = nn.ConvTranspose2d.__doc__
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.padding_mode != "zeros":
             raise ValueError("Only `zeros` padding mode is supported for ConvTranspose2d")
@@ -84,7 +104,9 @@ class _ConvTranspose2d(Native):
         )
 
 
-class _ConvTranspose3d(Native):
+class ConvTranspose3d(Native, nn.ConvTranspose3d):
+    __doc__ = nn.ConvTranspose3d.__doc__
+
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         if self.padding_mode != "zeros":
             raise ValueError("Only `zeros` padding mode is supported for ConvTranspose3d")
@@ -103,55 +125,31 @@ class _ConvTranspose3d(Native):
         )
 
 
-class Conv1d(_Conv1d, nn.Conv1d):
-    __doc__ = nn.Conv1d.__doc__
-
-
-class Conv2d(_Conv2d, nn.Conv2d):
-    __doc__ = nn.Conv2d.__doc__
-
-
-class Conv3d(_Conv3d, nn.Conv3d):
-    __doc__ = nn.Conv3d.__doc__
-
-
-class ConvTranspose1d(_ConvTranspose1d, nn.ConvTranspose1d):
-    __doc__ = nn.ConvTranspose1d.__doc__
-
-
-class ConvTranspose2d(_ConvTranspose2d, nn.ConvTranspose2d):
-    __doc__ = nn.ConvTranspose2d.__doc__
-
-
-class ConvTranspose3d(_ConvTranspose3d, nn.ConvTranspose3d):
-    __doc__ = nn.ConvTranspose3d.__doc__
-
-
-class LazyConv1d(_Conv1d, nn.LazyConv1d):
+class LazyConv1d(Conv1d, nn.LazyConv1d):
     __doc__ = nn.LazyConv1d.__doc__
     cls_to_become = Conv1d
 
 
-class LazyConv2d(_Conv2d, nn.LazyConv2d):
+class LazyConv2d(Conv2d, nn.LazyConv2d):
     __doc__ = nn.LazyConv2d.__doc__
     cls_to_become = Conv2d
 
 
-class LazyConv3d(_Conv3d, nn.LazyConv3d):
+class LazyConv3d(Conv3d, nn.LazyConv3d):
     __doc__ = nn.LazyConv3d.__doc__
     cls_to_become = Conv3d
 
 
-class LazyConvTranspose1d(_ConvTranspose1d, nn.LazyConvTranspose1d):
+class LazyConvTranspose1d(ConvTranspose1d, nn.LazyConvTranspose1d):
     __doc__ = nn.LazyConvTranspose1d.__doc__
     cls_to_become = ConvTranspose1d
 
 
-class LazyConvTranspose2d(_ConvTranspose2d, nn.LazyConvTranspose2d):
+class LazyConvTranspose2d(ConvTranspose2d, nn.LazyConvTranspose2d):
     __doc__ = nn.LazyConvTranspose2d.__doc__
     cls_to_become = ConvTranspose2d
 
 
-class LazyConvTranspose3d(_ConvTranspose3d, nn.LazyConvTranspose3d):
+class LazyConvTranspose3d(ConvTranspose3d, nn.LazyConvTranspose3d):
     __doc__ = nn.LazyConvTranspose3d.__doc__
     cls_to_become = ConvTranspose3d

@@ -27,6 +27,9 @@ from fastnn.testing.cases import Case
 FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
 FLOOR_ULPS = 4.0
+# In float64 torch is the reference, and the floor has to cover its own rounding: its batch norm's weight gradient over
+# 8 x 56 x 57 elements is 105 units of the scale from a sum in extended precision (fastnn's: 3).
+FLOOR_ULPS_FLOAT64 = 128.0
 # Largest error relative to the scale that is accepted whatever torch's own error is.
 CAPS = {"float64": 1e-10, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 
@@ -161,6 +164,13 @@ def check(
         verdict.checks += _random_checks(fast_module, inputs, ours)
         return verdict
     theirs = _try(case, torch_module, inputs, gradients)
+    if isinstance(theirs.error, NotImplementedError) and not ours.error:
+        # More than torch has: float64, rounded, stands for torch.
+        rounded = _reference(case, initial, torch.float64, _as(inputs, torch.float64), gradients)
+        outputs, slopes = (
+            {k: v.to(kind) for k, v in group.items()} for group in (rounded.outputs, rounded.gradients)
+        )
+        theirs = Result(outputs, slopes, rounded.buffers)
     if ours.error or theirs.error:
         verdict.checks.append(_compare_errors(ours.error, theirs.error))
         return verdict
@@ -206,7 +216,7 @@ def _random_checks(module: torch.nn.Module, inputs: list[torch.Tensor], ours: Re
     ]
 
 
-def _compare_results(  # noqa: PLR0917
+def _compare_results(
     case: Case, dtype: str, ours: Result, theirs: Result, scaled: Result, reference: Result
 ) -> list[Check]:
     checks = []
@@ -273,7 +283,7 @@ def _difference(values: torch.Tensor, reference: torch.Tensor) -> float:
     return float((values[finite].double() - reference[finite].double()).abs().max())
 
 
-def _compare_values(  # noqa: PLR0917
+def _compare_values(
     name: str, dtype: str, factor: float, exact: bool, common_scale: float,
     ours: torch.Tensor, theirs: torch.Tensor, scaled: torch.Tensor, reference: torch.Tensor,
 ) -> Check:  # fmt: skip
@@ -293,13 +303,13 @@ def _compare_values(  # noqa: PLR0917
     unit = torch.finfo(ours.dtype).eps / 2
     error, torch_error = _difference(ours, reference), _difference(scaled, reference)
     floor = FLOOR_ULPS * 2 * unit * scale
-    if dtype == "float64":  # both the reference and the result are off by their own rounding
+    if dtype == "float64":
         torch_error *= unit / (torch.finfo(torch.float32).eps / 2)
-        factor, floor = factor + 1, 2 * floor
-    if torch_error == float(
-        "inf"
-    ):  # torch itself puts NaN or infinities elsewhere than exact arithmetic does
-        error, torch_error = _difference(ours, theirs.double()), 0.0
+        floor = FLOOR_ULPS_FLOAT64 * 2 * unit * scale
+    if torch_error == float("inf"):
+        # torch itself puts NaN or infinities elsewhere than exact arithmetic does, e.g. GELU(inf) = NaN in float32:
+        # either answer is right.
+        error, torch_error = min(error, _difference(ours, theirs.double())), 0.0
     limit = max(factor * torch_error, floor)
     limit = min(limit, max(CAPS[dtype] * scale, torch.finfo(ours.dtype).tiny))
     return Check(name, error <= limit, error, torch_error, limit, scale)

@@ -31,7 +31,7 @@ def bn_relu_pool(nn: ModuleType) -> torch.nn.Module:
     return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2))
 
 
-def _conv_bn(  # noqa: PLR0917
+def _conv_bn(
     nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
 ) -> list[torch.nn.Module]:
     conv = nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, groups=groups, bias=False)

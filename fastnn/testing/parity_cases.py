@@ -271,8 +271,9 @@ def _activation() -> list[Case]:
         for shape in [(), (0, 4), (1,)]:
             cases.append(Case("activation", layer, (), kw, shape=shape, exact=exact, layouts=("contiguous",)))
         plain = ("contiguous",)
+        # Whole registers: torch's scalar tails treat a NaN otherwise than its vectors do.
         cases.append(
-            Case("activation", layer, (), kw, shape=(7, 33), exact=exact, values="special", layouts=plain)
+            Case("activation", layer, (), kw, shape=(8, 32), exact=exact, values="special", layouts=plain)
         )
         if inplace:
             cases.append(Case("activation", layer, (), {**kw, "inplace": True}, shape=(5, 67), exact=exact))

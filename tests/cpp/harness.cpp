@@ -185,7 +185,8 @@ GuardedBytes::~GuardedBytes() {
     if (p < pages_ + page_bytes_ && *p != kCanary) {
       const bool before = p < data_;
       const long distance = before ? data_ - p : p - (data_ + bytes_) + 1;
-      fail("buffer", 0, std::to_string(distance) + (before ? " bytes before" : " bytes after") + " it: written");
+      fail("buffer", 0,
+           std::to_string(distance) + (before ? " bytes before" : " bytes after") + " it: written");
       break;
     }
   }

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <limits>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -17,7 +18,10 @@ namespace {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
-constexpr int kSigmoidFunction = 6;  // a quotient of two rounded numbers: a little more than the others
+// Those made of several rounded numbers may lose a little more.
+double allowed_ulps(std::string_view function) {
+  return function == "tanhshrink" ? 3.5 : function == "tanh" || function == "sigmoid" ? 2.5 : 2;
+}
 
 double reference(int function, double x) {
   int index = 0;
@@ -69,7 +73,7 @@ float from_bits(uint32_t bits) {
 }  // namespace
 
 // Every 509th float of both signs: each exponent gets some 16,000 mantissas.
-TEST(float_math_is_within_2_ulp) {
+TEST(float_math_is_accurate) {
   constexpr int kBlock = 4096;
   float x[kBlock], y[kBlock];
   for (int f = 0; function_name(f); ++f) {
@@ -88,7 +92,7 @@ TEST(float_math_is_within_2_ulp) {
     std::printf("  %-8s %-8s worst %.3f ulp at %.9g\n", cpu::name(cpu::capability()), function_name(f), worst,
                 where);
     Case which(function_name(f));
-    CHECK(worst <= (f == kSigmoidFunction ? 2.5 : 2));
+    CHECK(worst <= allowed_ulps(function_name(f)));
   }
 }
 
@@ -103,7 +107,7 @@ TEST(math_at_special_values) {
     cpu::math_probe_kernels().float32(f, x.size(), x.data(), y.data());
     cpu::math_probe_kernels().float64(f, xd.size(), xd.data(), yd.data());
     for (int64_t i = 0; i < x.size(); ++i) {
-      CHECK(ulps(y[i], reference(f, x[i])) <= 2);
+      CHECK(ulps(y[i], reference(f, x[i])) <= allowed_ulps(function_name(f)));
       CHECK(std::isnan(xd[i]) || std::isnan(yd[i]) == std::isnan(reference(f, xd[i])));
       const double want = reference(f, xd[i]);
       CHECK(std::isnan(want) || yd[i] == want ||

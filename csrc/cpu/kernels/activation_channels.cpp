@@ -116,7 +116,7 @@ void gate_backward(const GluBackwardParams& p, int64_t o, int64_t begin, int64_t
     T *du = static_cast<T*>(p.dx) + base, *dv = du + p.half;
     for_each_vec<V>(end - begin, [&](int64_t i, int n) {
       const V s = sigmoid(load_n(v + i, n)), ds = load_n(dy + i, n) * s;
-      store_n(dv + i, ds * load_n(u + i, n) * (V(1) - s), n);
+      store_n(dv + i, ds * (V(1) - s) * load_n(u + i, n), n);  // u last: it may be huge where 1 - s is 0
       store_n(du + i, ds, n);
     });
   });

@@ -36,6 +36,11 @@ constexpr int tile_rows(int rows) {
 #endif
 constexpr int kMaxVectors = 4;
 constexpr int kOuterRows = 6, kDotSteps = 6;
+// Terms that a sum adds in one chain. Chains are added up apart, so that the rounding error does not grow
+// with the number of terms: torch's sums by matrix product, then by kernel tap, are that good.
+constexpr int64_t chain(int64_t terms) {
+  return terms < 512 ? 32 : 64;
+}
 
 // Lanes from <= l < to of v, to p + l.
 template <class T>
@@ -104,19 +109,14 @@ FASTNN_INLINE void store_column(const ConvPanel<T>& p, const Vec<T> (&acc)[MR][N
   }
 }
 
+// Adds steps [first, last) in one chain per sum.
 template <class T, int MR, int NV>
-FASTNN_INLINE void tile(const ConvPanel<T>& p, int64_t j, Position at) {
+FASTNN_INLINE void add_steps(const ConvPanel<T>& p, int64_t j, int64_t first, int64_t last,
+                             Vec<T> (&acc)[MR][NV]) {
   using V = Vec<T>;
-  V acc[MR][NV];
-#pragma GCC unroll 12
-  for (int i = 0; i < MR; ++i) {
-    const V start(p.bias != nullptr && i < p.rows ? p.bias[i] : T(0));
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[i][v] = start;
-  }
   const T* x = p.x + j;
-  const T* a = p.a;
-  for (int64_t s = 0; s < p.steps; ++s, a += MR) {
+  const T* a = p.a + first * MR;
+  for (int64_t s = first; s < last; ++s, a += MR) {
     const T* row = x + p.offset[s];
     V b[NV];
 #pragma GCC unroll 4
@@ -127,6 +127,39 @@ FASTNN_INLINE void tile(const ConvPanel<T>& p, int64_t j, Position at) {
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[i][v] = fma(weight, b[v], acc[i][v]);
     }
+  }
+}
+
+template <class T, int MR, int NV>
+FASTNN_INLINE void tile(const ConvPanel<T>& p, int64_t j, Position at) {
+  using V = Vec<T>;
+  V acc[MR][NV];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; ++i) {
+    const V start(p.bias != nullptr && i < p.rows ? p.bias[i] : T(0));
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[i][v] = start;
+  }
+  if (p.steps <= 64) {
+    add_steps<T, MR, NV>(p, j, 0, p.steps, acc);
+  } else {
+    V total[MR][NV];  // in memory: all registers are taken
+    __builtin_memcpy(total, acc, sizeof total);
+    const int64_t length = chain(p.steps);
+    for (int64_t first = 0; first < p.steps; first += length) {
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) acc[i][v] = V(T(0));
+      }
+      add_steps<T, MR, NV>(p, j, first, least(first + length, p.steps), acc);
+#pragma GCC unroll 12
+      for (int i = 0; i < MR; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) total[i][v] += acc[i][v];
+      }
+    }
+    __builtin_memcpy(acc, total, sizeof acc);
   }
 #pragma GCC unroll 4
   for (int v = 0; v < NV; ++v) {
@@ -185,7 +218,7 @@ void outer_vectors(const ConvOuter<T>& p) {
       const int64_t step = s + (i < count ? i : 0);
       x[i] = p.x + p.offset[step];
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[i][v] = load(p.acc + step * p.acc_row + v * V::N);
+      for (int v = 0; v < NV; ++v) acc[i][v] = V(T(0));
     }
     const T* dy = p.dy;
     for (int64_t r = 0; r < p.rows; ++r) {
@@ -207,7 +240,10 @@ void outer_vectors(const ConvOuter<T>& p) {
     for (int i = 0; i < MR; ++i) {
       if (i >= count) break;
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) store(p.acc + (s + i) * p.acc_row + v * V::N, acc[i][v]);
+      for (int v = 0; v < NV; ++v) {
+        T* sum = p.acc + (s + i) * p.acc_row + v * V::N;
+        store(sum, load(sum) + acc[i][v]);
+      }
     }
   }
 }

@@ -26,13 +26,52 @@ FASTNN_INLINE Vec<T> lanes_or_lowest(Vec<T> v, int n) {
   return n == Vec<T>::N ? v : select(iota<T>() < Vec<T>(static_cast<T>(n)), v, minus_infinity<Vec<T>>());
 }
 
+// op over all lanes, in every lane: halves are exchanged and combined, log2(lanes) times, without leaving
+// the registers. Both partners compute the same number, so the lanes agree in every bit.
+template <class T, class Op>
+FASTNN_INLINE Vec<T> over_lanes(Vec<T> a, const Op& op) {
+  for (int distance = Vec<T>::N / 2; distance > 0; distance /= 2) {
+    typename Vec<T>::IntRaw partner{};
+    for (int i = 0; i < Vec<T>::N; ++i) partner[i] = i ^ distance;
+    a = op(a, Vec<T>(__builtin_shuffle(a.v, partner)));
+  }
+  return a;
+}
 template <class T>
-FASTNN_INLINE T reduce_max(Vec<T> a) {
-  T lane[Vec<T>::N];
-  __builtin_memcpy(lane, &a.v, sizeof lane);
-  for (int half = Vec<T>::N / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] = lane[i] > lane[i + half] ? lane[i] : lane[i + half];
-  return lane[0];
+FASTNN_INLINE Vec<T> max_of_lanes(Vec<T> a) {
+  return over_lanes(a, [](Vec<T> x, Vec<T> y) { return max(x, y); });
+}
+template <class T>
+FASTNN_INLINE Vec<T> sum_of_lanes(Vec<T> a) {
+  return over_lanes(a, [](Vec<T> x, Vec<T> y) { return x + y; });
+}
+
+// Rows of at most K registers: read once, kept in registers, written once.
+template <class T, int K>
+void short_rows(const SoftmaxParams& p, int64_t begin, int64_t end) {
+  using V = Vec<Compute<T>>;
+  const int last = static_cast<int>(p.length - (K - 1) * V::N);
+  const auto lanes = [&](int k) { return k + 1 < K ? V::N : last; };
+  const V sign(p.negate ? -1 : 1);
+  for (int64_t row = begin; row < end; ++row) {
+    const T* x = static_cast<const T*>(p.x) + row * p.length;
+    T* y = static_cast<T*>(p.y) + row * p.length;
+    V v[K], e[K];
+    for (int k = 0; k < K; ++k) v[k] = lanes_or_lowest(load_n(x + k * V::N, lanes(k)) * sign, lanes(k));
+    V peak = v[0];
+    for (int k = 1; k < K; ++k) peak = max(peak, v[k]);
+    peak = max_of_lanes(peak);
+    V sum(0);
+    for (int k = 0; k < K; ++k) v[k] = v[k] - peak, e[k] = exp(v[k]), sum += e[k];
+    sum = sum_of_lanes(sum);
+    if (p.log) {
+      const V logarithm = log(sum);
+      for (int k = 0; k < K; ++k) store_n(y + k * V::N, v[k] - logarithm, lanes(k));
+    } else {
+      const V inverse = V(1) / sum;
+      for (int k = 0; k < K; ++k) store_n(y + k * V::N, e[k] * inverse, lanes(k));
+    }
+  }
 }
 
 void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
@@ -41,6 +80,10 @@ void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
     using C = Compute<T>;
     using V = Vec<C>;
     const int64_t length = p.length;
+    if (length <= V::N) return short_rows<T, 1>(p, begin, end);
+    if (length <= 2 * V::N) return short_rows<T, 2>(p, begin, end);
+    if (length <= 3 * V::N) return short_rows<T, 3>(p, begin, end);
+    if (length <= 4 * V::N) return short_rows<T, 4>(p, begin, end);
     const V sign(C(p.negate ? -1 : 1));
     C* exps = static_cast<C*>(scratch);
     for (int64_t row = begin; row < end; ++row) {
@@ -49,7 +92,7 @@ void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
       V best = minus_infinity<V>();
       for_each_vec<V>(
           length, [&](int64_t i, int n) { best = max(best, lanes_or_lowest(load_n(x + i, n) * sign, n)); });
-      const V peak(reduce_max(best));
+      const V peak = max_of_lanes(best);
       V total(C(0));
       // Blocks of the row are added up apart: a long chain of float additions would lose digits.
       for (int64_t block = 0; block < length; block += kSumBlock) {
@@ -61,7 +104,7 @@ void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
         });
         total += partial;
       }
-      const V sum(reduce_add(total));
+      const V sum = sum_of_lanes(total);
       if (p.log) {
         const V logarithm = log(sum);
         for_each_vec<V>(
@@ -88,14 +131,14 @@ void rows_backward(const SoftmaxBackwardParams& p, int64_t begin, int64_t end) {
       V total(C(0));  // lanes beyond the row are read as 0
       if (p.log) {
         for_each_vec<V>(length, [&](int64_t i, int n) { total += load_n(dy + i, n); });
-        const V sum(reduce_add(total));
+        const V sum = sum_of_lanes(total);
         for_each_vec<V>(length, [&](int64_t i, int n) {
           store_n(dx + i, (load_n(dy + i, n) - exp(load_n(y + i, n)) * sum) * sign, n);
         });
       } else {
         for_each_vec<V>(length,
                         [&](int64_t i, int n) { total = fma(load_n(dy + i, n), load_n(y + i, n), total); });
-        const V sum(reduce_add(total));
+        const V sum = sum_of_lanes(total);
         for_each_vec<V>(length, [&](int64_t i, int n) {
           store_n(dx + i, load_n(y + i, n) * (load_n(dy + i, n) - sum) * sign, n);
         });

@@ -167,9 +167,11 @@ struct GeluTanh
     : Traits<false, 5> {  // x (1 + tanh(u)) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
   FASTNN_FORWARD { return x * sigmoid(V(2 * kSqrtTwoOverPi) * x * (V(1) + V(0.044715) * x * x)); }
   FASTNN_BACKWARD {
-    const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s;
-    const V g = sigmoid(k * s * (V(1) + p));
-    return dy * (g + s * g * (V(1) - g) * k * (V(1) + V(3) * p));
+    // g = sigmoid(2u) and g (1 - g) from e = exp(-|2u|): 1 - g itself would have lost its digits.
+    const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s, u = k * s * (V(1) + p);
+    const V e = exp(-abs(u)), q = V(1) / (V(1) + e);
+    const V g = select(u < V(0), e * q, q);
+    return dy * (g + s * (e * q * q) * k * (V(1) + V(3) * p));
   }
 };
 
@@ -244,10 +246,10 @@ struct Tanhshrink : Traits<false, 4> {
   }
 };
 
-struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN
+struct Softshrink : Traits<false, 1> {  // x * 0 keeps a NaN, + 0 drops the sign
   static constexpr Parameter kA{"lambd", 0.5};
   static constexpr bool supports(double a, double) { return a >= 0; }
-  FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0))); }
+  FASTNN_FORWARD { return select(x > a, x - a, select(x < -a, x + a, x * V(0) + V(0))); }
   FASTNN_BACKWARD { return select((s > a) | (s < -a), dy, V(0)); }
 };
 
