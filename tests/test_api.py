@@ -343,6 +343,12 @@ def test_command_line():
     assert "torch" in text and fastnn._C.cpu_capability() in text and "float32" in text
 
 
+def test_help_imports_no_torch():
+    command = [sys.executable, "-X", "importtime", "-m", "fastnn", "bench", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--threads" in result.stdout and "torch" not in result.stderr
+
+
 def test_import_starts_nothing():
     """Importing is quiet, sets no default of torch and starts no threads of OpenMP."""
     code = (
