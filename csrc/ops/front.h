@@ -34,6 +34,9 @@ struct Op {
   const char* const private_op;
   const unsigned dtypes;
   const bool autocast;
+
+ private:
+  mutable std::atomic<bool> cuda_kernel_found_{false};
 };
 const std::vector<const Op*>& all_ops();
 

@@ -23,11 +23,19 @@ FASTNN_INLINE V polynomial(V x, V c, V next, Rest... rest) {
   return polynomial(x, fma(c, x, next), V(rest)...);
 }
 
+// Bit patterns to calculate with: unsigned, because any lane may hold a NaN or infinity and must wrap.
+using Bits = Register<float>::Uint;
+FASTNN_INLINE Bits to_unsigned(Vec<float> x) {
+  return reinterpret_cast<Bits>(x.v);
+}
+FASTNN_INLINE Vec<float> from_unsigned(Bits bits) {
+  return reinterpret_cast<Vec<float>::Raw>(bits);
+}
+
 // 2^n for whole n in [-126, 127].
 FASTNN_INLINE Vec<float> power_of_two(Vec<float> n) {
   // Adding 1.5 * 2^23 leaves n in the low mantissa bits.
-  const auto bits = (n + Vec<float>(12582912.0f)).bits();
-  return Vec<float>::from_bits((bits << 23) + 0x3f800000);
+  return from_unsigned((to_unsigned(n + Vec<float>(12582912.0f)) << 23) + 0x3f800000);
 }
 
 // x * 2^n, rounded once, for n in [-252, 254].
@@ -77,12 +85,13 @@ FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
 }
 
 // The exponent e with x = 2^e (1 + m), |m| <= 1/3, in the exponent's place: 2/3 is where it steps.
-FASTNN_INLINE Vec<float>::IntRaw exponent_bits(Vec<float> x) {
-  return (x.bits() - 0x3f2aaaab) & static_cast<int32_t>(0xff800000);
+FASTNN_INLINE Bits exponent_bits(Vec<float> x) {
+  return (to_unsigned(x) - 0x3f2aaaab) & 0xff800000;
 }
 
-FASTNN_INLINE Vec<float> int_to_float(Vec<float>::IntRaw i) {
-  return __builtin_convertvector(i, Vec<float>::Raw);
+// The exponent may be negative.
+FASTNN_INLINE Vec<float> int_to_float(Bits i) {
+  return __builtin_convertvector(reinterpret_cast<Vec<float>::IntRaw>(i), Vec<float>::Raw);
 }
 
 // e ln2 + log(1 + m), |m| <= 1/3.
@@ -100,7 +109,7 @@ FASTNN_INLINE Vec<float> log(Vec<float> x) {
   const auto tiny = x < V(1.17549435e-38f);
   const V u = select(tiny, x * V(8388608.0f), x);
   const auto e = exponent_bits(u);
-  const V m = V::from_bits(u.bits() - e) - V(1.0f);
+  const V m = from_unsigned(to_unsigned(u) - e) - V(1.0f);
   V y = log_polynomial(m, fma(int_to_float(e), V(1.1920929e-7f), select(tiny, V(-23.0f), V(0.0f))));
   y = select(x < V(__builtin_inff()), y, x);  // infinity and NaN
   y = select(x == V(0.0f), V(-__builtin_inff()), y);
@@ -112,7 +121,7 @@ FASTNN_INLINE Vec<float> log1p(Vec<float> x) {
   const auto e = exponent_bits(x + V(1.0f));
   // 2^-e (1 + x) - 1 as 2^-e x + (2^-e - 1), which loses no digit of a small x; 2^-e as 4 2^-e / 4, because e
   // may be 127.
-  const V four = V::from_bits(0x40800000 - e);
+  const V four = from_unsigned(0x40800000 - e);
   const V inverse = four * V(0.25f);
   V y = log_polynomial(fma(x, inverse, inverse - V(1.0f)), int_to_float(e) * V(1.1920929e-7f));
   y = select(x < V(__builtin_inff()), y, x);
