@@ -163,6 +163,7 @@ bool convolve(const Pass& p) {
             product.steps = std::min(kChain, p.in_channels - c);
             product.v = v.data() + position * v_position + c;
             product.u = panel_u + c * width;
+            product.next = c + kChain < p.in_channels ? product.u + kChain * width : panel_u + u_position;
             product.accumulate = c > 0;
             kernels.product(product);
           }

@@ -221,12 +221,14 @@ void input(const WinogradInput& p) {
 // m: rounding errors grow with the length of a chain and the number of chains, not with their product. Short
 // ones where torch sums short ones too.
 #if defined(__AVX512F__)
-constexpr int kRows = 14, kChain = 8;
+constexpr int kRows = 14, kChain = 16;
 #elif defined(__AVX2__)
 constexpr int kRows = 6, kChain = 32;
 #else
 constexpr int kRows = 4, kChain = 32;
 #endif
+
+constexpr int kLine = 16;  // values in a line of the cache
 
 template <int R, int NV>
 void product_tile(const WinogradProduct& p, int64_t t) {
@@ -236,6 +238,7 @@ void product_tile(const WinogradProduct& p, int64_t t) {
 #pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) rows[g] = p.v + (t + 3 * g) * p.v_tile;
   const float* u = p.u;
+  const float* next = p.next + t / R * p.steps * kLine;
   const int64_t v_tile = p.v_tile;
   bool add = p.accumulate;
   for (int64_t left = p.steps; left > 0; left -= kChain) {
@@ -245,7 +248,8 @@ void product_tile(const WinogradProduct& p, int64_t t) {
 #pragma GCC unroll 2
       for (int k = 0; k < NV; ++k) sum[r][k] = V(0.0f);
     }
-    for (int64_t steps = least(left, kChain); steps > 0; --steps, u += NV * kLanes) {
+    for (int64_t steps = least(left, kChain); steps > 0; --steps, u += NV * kLanes, next += kLine) {
+      __builtin_prefetch(next);
       V b[NV];
 #pragma GCC unroll 2
       for (int k = 0; k < NV; ++k) b[k] = load(u + k * kLanes);

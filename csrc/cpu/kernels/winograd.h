@@ -51,7 +51,8 @@ struct WinogradProduct {
   int64_t v_tile, tiles, steps;
   const float* u;  // [steps, width]
   int64_t width;
-  float* m;  // [tiles, width]
+  const float* next;  // what u will be in the next call
+  float* m;           // [tiles, width]
   bool accumulate;
 };
 
