@@ -78,6 +78,7 @@ constexpr ConvAlgorithm<BackwardData> kBackwardData[] = {kProduct<BackwardData>,
 using BackwardWeight = ConvBackwardWeightParams;
 constexpr ConvAlgorithm<BackwardWeight> kBackwardWeight[] = {
     kProduct<BackwardWeight>,
+    kWinograd<BackwardWeight>,
     {"dot products", [](const BackwardWeight& p) { return fits_patch(p) && few_products(p); }, conv_dot},
     {"outer products", [](const BackwardWeight& p) { return fits_patch(p); }, conv_outer},
     kReference<BackwardWeight>,

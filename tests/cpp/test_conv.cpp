@@ -161,6 +161,8 @@ TEST(conv_winograd_is_the_reference) {
         check<float>(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
                      s.k / s.g * 9, place, bias);
       }
+      check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+                   s.n * product(s.in), place, false);
     }
   }
 }
@@ -211,6 +213,7 @@ TEST(conv_winograd_bits_do_not_depend_on_threads) {
   for (const Shape& s : kWinogradShapes) {
     check_threads(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y);
     check_threads(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x);
+    check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w);
   }
 }
 

@@ -42,6 +42,8 @@ void set_winograd_enabled(bool);
 bool winograd_pays(const ConvGeometry&);  // and is enabled
 void conv_winograd(const ConvForwardParams&);
 void conv_winograd(const ConvBackwardDataParams&);
+// csrc/cpu/conv/winograd_weight.cpp
+void conv_winograd(const ConvBackwardWeightParams&);
 
 // csrc/cpu/conv/product.cpp: only where the kernel covers the whole input
 void conv_product(const ConvForwardParams&);

@@ -19,7 +19,7 @@
 #include <cstring>
 
 #include "cpu/conv/algorithms.h"
-#include "cpu/conv/patch.h"
+#include "cpu/conv/winograd_tiles.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
@@ -30,8 +30,9 @@ constexpr int64_t kTile = kWinogradTile, kPositions = kWinogradPositions;
 constexpr int64_t kInputBytes = 640 << 10;  // V of a block: most of a small second-level cache
 constexpr int64_t kChain = 128;             // channels in one chain of a sum; the chains are added up apart
 constexpr int64_t kMinChannels = 16;        // below, transforms take longer than products save
-// Planes of V, M and U start a line further than they must: multiples of 4 KiB share few lines of L1.
-constexpr int64_t kSkew = 16;
+// Kernels per tile above which the transformed weights cost more than they save: they are 4 times the
+// weights, and too large for a second-level cache.
+constexpr int64_t kMaxWeights = 4096;
 
 bool enabled_at_start() {
   const char* value = std::getenv("FASTNN_WINOGRAD");
@@ -48,23 +49,6 @@ struct Pass {
   bool rotated;
   float* y;
 };
-
-struct Tiles {
-  int64_t rows, cols, total;
-  Tiles(int64_t n, const int64_t (&out)[2])
-      : rows(ceil_div(out[0], kTile)), cols(ceil_div(out[1], kTile)), total(n * rows * cols) {}
-};
-
-// f(image, row of tiles, column, count, first - begin) for the tiles [begin, end), in runs of neighbours.
-template <class F>
-void for_each_run(const Tiles& tiles, int64_t begin, int64_t end, const F& f) {
-  for (int64_t t = begin; t < end;) {
-    const int64_t col = t % tiles.cols, row = t / tiles.cols;
-    const int64_t count = std::min({end - t, tiles.cols - col, int64_t{kWinogradRun}});
-    f(row / tiles.rows, row % tiles.rows, col, count, t - begin);
-    t += count;
-  }
-}
 
 struct Panels {
   int64_t width, count;  // channels of a full panel; panels
@@ -114,16 +98,16 @@ int64_t block_tiles(int64_t total, int64_t groups, int64_t tile_bytes, int64_t t
 // Whether all results were finite.
 bool convolve(const Pass& p) {
   const auto& kernels = winograd_kernels();
-  const Tiles tiles(p.n, p.out);
+  const WinogradTiles tiles(p.n, p.out[0], p.out[1]);
   const Panels panels(p.out_channels);
   const int64_t threads = thread_limit();
-  const int64_t u_group = panels.total() * p.in_channels, u_position = p.g * u_group + kSkew;
+  const int64_t u_group = panels.total() * p.in_channels, u_position = p.g * u_group + kWinogradSkew;
   const Scratch<float> u(kPositions * u_position);
   transform_weights(p, panels, u.data(), u_position);
 
   const int64_t v_tile = ceil_div(p.in_channels, kernels.lanes) * kernels.lanes;
   const int64_t size = block_tiles(tiles.total, p.g, kPositions * v_tile * 4, threads);
-  const int64_t v_position = size * v_tile + kSkew, m_position = size * panels.width + kSkew;
+  const int64_t v_position = size * v_tile + kWinogradSkew, m_position = size * panels.width + kWinogradSkew;
   const int64_t blocks = ceil_div(tiles.total, size);
   // Few blocks: panels are shared out too, each part with a V of its own.
   const int64_t parts = std::clamp<int64_t>(ceil_div(threads, p.g * blocks), 1, panels.count);
@@ -135,7 +119,7 @@ bool convolve(const Pass& p) {
     for (int64_t item = first; item < last; ++item) {
       const int64_t part = item % parts, block = item / parts % blocks, group = item / parts / blocks;
       const int64_t begin = block * size, end = std::min(begin + size, tiles.total);
-      for_each_run(tiles, begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
+      tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
         WinogradInput input;
         input.plane = p.in[0] * p.in[1];
         input.x = p.x + (n * p.g + group) * p.in_channels * input.plane;
@@ -168,7 +152,7 @@ bool convolve(const Pass& p) {
             kernels.product(product);
           }
         }
-        for_each_run(tiles, begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
+        tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
           WinogradOutput output;
           output.m = m.data() + at * width;
           output.m_position = m_position;
@@ -208,7 +192,10 @@ void set_winograd_enabled(bool on) {
 }
 
 bool winograd_pays(const ConvGeometry& p) {
-  return winograd_enabled() && three_by_three(p) && p.c / p.g >= kMinChannels && p.k / p.g >= kMinChannels;
+  if (!winograd_enabled() || !three_by_three(p)) return false;
+  const int64_t cg = p.c / p.g, kg = p.k / p.g;
+  const WinogradTiles tiles(p.n, std::max(p.in[1], p.out[1]), std::max(p.in[2], p.out[2]));
+  return std::min(cg, kg) >= kMinChannels && cg * kg <= kMaxWeights * tiles.total;
 }
 
 void conv_winograd(const ConvForwardParams& p) {

@@ -351,8 +351,12 @@ bool weight_gradient(const WinogradWeightGradient& p) {
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int channels = static_cast<int>(least(kLanes, p.channels - c));
     transform<WeightOutputs>(
-        [&](int i, int j)
-            __attribute__((always_inline)) { return load(p.m + (i * kSide + j) * p.m_position + c); },
+        [&](int i, int j) __attribute__((always_inline)) {
+          const float* m = p.m + (i * kSide + j) * p.m_position + c;
+          V sum = load(m);
+          for (int64_t split = 1; split < p.splits; ++split) sum += load(m + split * p.m_split);
+          return sum;
+        },
         [&](int i, int j, V y) __attribute__((always_inline)) {
           poison = fma(y, V(0.0f), poison);
           store(taps[3 * i + j], y);

@@ -56,10 +56,10 @@ struct WinogradProduct {
   bool accumulate;
 };
 
-// One row of planes, [channel], to kernels.
+// One row of planes, [channel], to kernels: the sum of `splits` such rows.
 struct WinogradWeightGradient {
   const float* m;
-  int64_t m_position, channels;
+  int64_t m_position, m_split, splits, channels;
   float* dw;  // [channels, 9]
 };
 
