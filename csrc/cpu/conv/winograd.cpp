@@ -28,7 +28,7 @@ namespace {
 
 constexpr int64_t kTile = kWinogradTile, kPositions = kWinogradPositions;
 constexpr int64_t kInputBytes = 640 << 10;  // V of a block: most of a small second-level cache
-constexpr int64_t kChain = 128;             // channels in one chain of a sum; the chains are added up apart
+constexpr int64_t kChain = 64;             // channels in one chain of a sum; the chains are added up apart
 constexpr int64_t kMinChannels = 16;        // below, transforms take longer than products save
 // Kernels per tile above which the transformed weights cost more than they save: they are 4 times the
 // weights, and too large for a second-level cache.
