@@ -6,6 +6,13 @@ subclasses of torch's classes, with the same arguments and the same ``state_dict
 """
 
 import os as _os
+import sys as _sys
+
+# Help is answered before torch is imported, which takes seconds: `-m` runs this file first.
+if _sys.orig_argv[1:3] == ["-m", "fastnn"] and not {"-h", "--help"}.isdisjoint(_sys.argv):
+    from fastnn.__main__ import main as _main
+
+    _main()  # exits
 
 # torch first: it brings the one OpenMP runtime of the process, which fastnn's kernels share.
 import torch as _torch

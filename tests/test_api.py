@@ -4,6 +4,7 @@ import copy
 import importlib
 import inspect
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -341,6 +342,13 @@ def test_command_line():
         [sys.executable, "-m", "fastnn", "info"], capture_output=True, text=True, check=True
     ).stdout
     assert "torch" in text and fastnn._C.cpu_capability() in text and "float32" in text
+
+
+def test_help_imports_no_torch():
+    command = [sys.executable, "-m", "fastnn", "bench", "--help"]
+    environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "--threads" in result.stdout and "torch" not in result.stderr
 
 
 def test_import_starts_nothing():

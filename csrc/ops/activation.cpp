@@ -168,7 +168,8 @@ Tensor out_of_place(int kind, const Tensor& input, double a, double b) {
   // torch's log_sigmoid is contiguous whatever the input.
   const Tensor x = kind == ActivationKind::kLogsigmoid ? input.contiguous() : input;
   return front(
-      activation_ops[kind], why_not_activation(kind, x, a, b), [&] { return activation(x, kind, a, b); },
+      activation_ops[kind], why_not_activation(kind, x, a, b),
+      [&] { return activation_autograd(x, kind, a, b); },
       [&] { return activation_aten(kind).forward(x, a, b); });
 }
 

@@ -263,7 +263,7 @@ const char* why_not_prelu(const Tensor& x, const Tensor& w) {
 
 Tensor prelu(const Tensor& input, const Tensor& weight) {
   return front(
-      prelu_op, why_not_prelu(input, weight), [&] { return call_prelu(input, weight); },
+      prelu_op, why_not_prelu(input, weight), [&] { return prelu_autograd(input, weight); },
       [&] { return at::prelu(input, weight); });
 }
 
@@ -275,7 +275,7 @@ const char* why_not_glu(const Tensor& x, int64_t dim) {
 
 Tensor glu(const Tensor& input, int64_t dim) {
   return front(
-      glu_op, why_not_glu(input, dim), [&] { return call_glu(input, dim < 0 ? dim + input.dim() : dim); },
+      glu_op, why_not_glu(input, dim), [&] { return glu_autograd(input, dim < 0 ? dim + input.dim() : dim); },
       [&] { return at::glu(input, dim); });
 }
 

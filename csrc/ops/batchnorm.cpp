@@ -317,8 +317,8 @@ Tensor batch_norm(const Tensor& input, const OptionalTensor& running_mean, const
   return front(
       batch_norm_op, reason,
       [&] {
-        if (!training) return batch_norm_eval(input, weight, bias, *running_mean, *running_var, eps);
-        return std::get<0>(batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps));
+        if (!training) return eval_autograd(input, weight, bias, *running_mean, *running_var, eps);
+        return std::get<0>(train_autograd(input, weight, bias, running_mean, running_var, momentum, eps));
       },
       [&] {
         return at::batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps,

@@ -118,7 +118,7 @@ struct Draw {
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {
-    return masked(x, p, scale, kept, dropped, length, seed, offset);
+    return dropout_autograd(x, p, scale, kept, dropped, length, seed, offset);
   }
 };
 

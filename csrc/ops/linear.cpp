@@ -175,7 +175,7 @@ const char* why_not_linear(const Tensor& input, const Tensor& weight, const Tens
 Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   return front(
       linear_op, why_not_linear(input, weight, bias.value_or(Tensor())),
-      [&] { return linear_op_call(input, weight, bias); }, [&] { return at::linear(input, weight, bias); });
+      [&] { return linear_autograd(input, weight, bias); }, [&] { return at::linear(input, weight, bias); });
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {

@@ -155,7 +155,8 @@ Tensor avg_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArra
   if (reason == nullptr && divisor_override == 0) reason = "a divisor of zero";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, {1}, ceil_mode, w);
   return front(
-      op, reason, [&] { return avg_pool(input, w.list(), count_include_pad, divisor_override.value_or(0)); },
+      op, reason,
+      [&] { return avg_pool_autograd(input, w.list(), count_include_pad, divisor_override.value_or(0)); },
       [&] {
         if constexpr (R == 1)
           return at::avg_pool1d(input, kernel_size, stride, padding, ceil_mode, count_include_pad);
@@ -187,7 +188,7 @@ Tensor adaptive_avg_pool_nd(const Tensor& input, Size output_size) {
     }
   }
   return front(
-      op, reason, [&] { return avg_pool(input, w.list(), true, 0); },
+      op, reason, [&] { return avg_pool_autograd(input, w.list(), true, 0); },
       [&] {
         if constexpr (R == 1) return at::adaptive_avg_pool1d(input, output_size);
         if constexpr (R == 2) return at::adaptive_avg_pool2d_symint(input, output_size);

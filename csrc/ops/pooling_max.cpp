@@ -217,7 +217,7 @@ Tensor max_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArra
   if (reason == nullptr && refused(input, R)) reason = "a memory format that torch refuses";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, dilation, ceil_mode, w);
   return front(
-      op, reason, [&] { return std::get<0>(max_pool(input, w.list(), records(input))); },
+      op, reason, [&] { return std::get<0>(max_pool_autograd(input, w.list(), false)); },
       [&] {
         constexpr auto torch_op = R == 1 ? at::max_pool1d : R == 2 ? at::max_pool2d : at::max_pool3d;
         return torch_op(input, kernel_size, stride, padding, dilation, ceil_mode);
@@ -258,7 +258,7 @@ Tensor adaptive_max_pool_nd(const Tensor& input, at::IntArrayRef output_size) {
   const char* reason = why_not(op, input);
   if (reason == nullptr) reason = read_adaptive(input, R, output_size, w);
   return front(
-      op, reason, [&] { return std::get<0>(max_pool(input, w.list(), records(input))); },
+      op, reason, [&] { return std::get<0>(max_pool_autograd(input, w.list(), false)); },
       [&] { return std::get<0>(torch_adaptive<R>(input, output_size)); });
 }
 

@@ -128,7 +128,8 @@ Tensor over_dim(const Op& op, const Tensor& x, int64_t dim, bool log, bool negat
   const char* reason = why_not(op, x);
   const int64_t dims = std::max<int64_t>(x.dim(), 1);
   if (reason == nullptr && (dim < -dims || dim >= dims)) reason = "dim is out of range";
-  return front(op, reason, [&] { return call_softmax(x, dim < 0 ? dim + dims : dim, log, negate); }, torch);
+  return front(
+      op, reason, [&] { return softmax_autograd(x, dim < 0 ? dim + dims : dim, log, negate); }, torch);
 }
 
 Tensor softmax(const Tensor& input, int64_t dim) {

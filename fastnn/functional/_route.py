@@ -17,10 +17,12 @@ from fastnn import _C
 
 __all__ = ["door", "has_torch_function", "has_torch_function_unary", "is_scripting", "overwrite"]
 
+_ops = torch.ops.fastnn
+
 
 def door() -> Any:
     """The namespace to call ops from: ``_C`` in eager mode, ``torch.ops.fastnn`` while compiling."""
-    return torch.ops.fastnn if is_compiling() else _C
+    return _ops if is_compiling() else _C
 
 
 def overwrite(name: str, input: torch.Tensor, *parameters: float) -> torch.Tensor:
