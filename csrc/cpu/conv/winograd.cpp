@@ -28,8 +28,9 @@ namespace {
 
 constexpr int64_t kTile = kWinogradTile, kPositions = kWinogradPositions;
 constexpr int64_t kInputBytes = 640 << 10;  // V of a block: most of a small second-level cache
-constexpr int64_t kChain = 64;             // channels in one chain of a sum; the chains are added up apart
+constexpr int64_t kChain = 64;              // channels in one chain of a sum; the chains are added up apart
 constexpr int64_t kMinChannels = 16;        // below, transforms take longer than products save
+constexpr int64_t kMinTiles = 32;           // so little work is not worth twice the rounding error
 // Kernels per tile above which the transformed weights cost more than they save: they are 4 times the
 // weights, and too large for a second-level cache.
 constexpr int64_t kMaxWeights = 4096;
@@ -195,7 +196,7 @@ bool winograd_pays(const ConvGeometry& p) {
   if (!winograd_enabled() || !three_by_three(p)) return false;
   const int64_t cg = p.c / p.g, kg = p.k / p.g;
   const WinogradTiles tiles(p.n, std::max(p.in[1], p.out[1]), std::max(p.in[2], p.out[2]));
-  return std::min(cg, kg) >= kMinChannels && cg * kg <= kMaxWeights * tiles.total;
+  return std::min(cg, kg) >= kMinChannels && tiles.total >= kMinTiles && cg * kg <= kMaxWeights * tiles.total;
 }
 
 void conv_winograd(const ConvForwardParams& p) {

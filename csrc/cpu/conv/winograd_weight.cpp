@@ -22,7 +22,7 @@ constexpr int64_t kBlockBytes = 640 << 10;  // V and W of a block: a part of a s
 constexpr int64_t kSumBytes = 1 << 20;  // a larger M is not in that cache: longer blocks read it less often
 constexpr int64_t kPartialBytes = 8 << 20;  // all M: adding them up must stay cheap
 constexpr int64_t kMaxSplits = 16;          // enough to share out
-constexpr int64_t kChain = 64;
+constexpr int64_t kChain = 32;
 
 struct Sums {
   int64_t position, group, split;  // strides of M
@@ -107,6 +107,12 @@ struct Adder {
 };
 
 }  // namespace
+
+bool winograd_pays(const ConvBackwardWeightParams& p) {
+  constexpr int64_t kMinTiles = 64;  // direct sums over so few positions are exact to the last bits
+  return winograd_pays(static_cast<const ConvGeometry&>(p)) &&
+         WinogradTiles(p.n, p.out[1], p.out[2]).total >= kMinTiles;
+}
 
 void conv_winograd(const ConvBackwardWeightParams& p) {
   const int64_t cg = p.c / p.g, kg = p.k / p.g;

@@ -217,10 +217,10 @@ void input(const WinogradInput& p) {
 
 // --- products --------------------------------------------------------------------------------------------
 
-// Tiles x two registers of outputs stay in registers for a chain of kChain channels. The chains of one call are
-// added up in L1 and go to m together: the error of a sum in three levels grows with the sum of their lengths,
-// where that of one chain grows with their product. Torch's sums run over 16 channels, by 9 taps, and Winograd
-// itself doubles the error.
+// Tiles x two registers of outputs stay in registers for a chain of kChain channels. The chains of one call
+// are added up in L1 and go to m together: the error of a sum in three levels grows with the sum of their
+// lengths, where that of one chain grows with their product. Torch's sums run over 16 channels, by 9 taps,
+// and Winograd itself doubles the error.
 #if defined(__AVX512F__)
 constexpr int kRows = 14;
 #elif defined(__AVX2__)
@@ -241,8 +241,7 @@ void product_tile(const WinogradProduct& p, int64_t t) {
   const float* u = p.u;
   const float* next = p.next + t / R * p.steps * kLine;
   const int64_t v_tile = p.v_tile;
-  alignas(64) float total[R * NV * kLanes];
-  bool add = false;
+  alignas(64) float total[R * NV * kLanes] = {};
   for (int64_t left = p.steps; left > 0; left -= kChain) {
     V sum[R][NV];
 #pragma GCC unroll 16
@@ -269,10 +268,9 @@ void product_tile(const WinogradProduct& p, int64_t t) {
 #pragma GCC unroll 2
       for (int k = 0; k < NV; ++k) {
         float* chains = total + (r * NV + k) * kLanes;
-        store(chains, add ? load(chains) + sum[r][k] : sum[r][k]);
+        store(chains, load(chains) + sum[r][k]);
       }
     }
-    add = true;
   }
   float* m = p.m + t * NV * kLanes;
   for (int i = 0; i < R * NV * kLanes; i += kLanes)
