@@ -19,6 +19,7 @@ from fastnn import _C as _C  # noqa: E402
 _C.set_enabled(_os.environ.get("FASTNN_DISABLE", "0") in ("", "0"))
 
 from fastnn import _cuda as _cuda  # noqa: E402
+from fastnn import backends as backends  # noqa: E402
 from fastnn import functional as functional  # noqa: E402
 from fastnn import modules as modules  # noqa: E402
 from fastnn._names import adopt as _adopt  # noqa: E402

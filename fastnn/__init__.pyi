@@ -2,6 +2,7 @@
 # definition of a name counts.
 # mypy: disable-error-code="no-redef,assignment"
 # ruff: noqa: F403, I001
+from fastnn import backends as backends
 from fastnn import functional as functional
 from fastnn import modules as modules
 from fastnn.accelerate import Report as Report

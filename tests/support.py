@@ -14,9 +14,30 @@ FLOATS = ("float32", "float64")
 HALVES = ("bfloat16", "float16")
 
 
-def case(layer, shape, *args, train=True, call=None, dtypes=FLOATS + HALVES, layouts=ALL_LAYOUTS, **kwargs):
+def case(
+    layer,
+    shape,
+    *args,
+    train=True,
+    call=None,
+    dtypes=FLOATS + HALVES,
+    layouts=ALL_LAYOUTS,
+    algorithm="",
+    **kwargs,
+):
     """A case that the shared lists don't have."""
-    return Case("extra", layer, args, kwargs, tuple(shape), dtypes, layouts, train, call=call or {})
+    return Case(
+        "extra",
+        layer,
+        args,
+        kwargs,
+        tuple(shape),
+        dtypes,
+        layouts,
+        train,
+        algorithm=algorithm,
+        call=call or {},
+    )
 
 
 # In place these overwrite what their gradient needs: torch's op, which keeps a copy, may run.

@@ -1,5 +1,9 @@
 """Convolutions and transposed convolutions: every argument, layout and dtype, special values, derivatives."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from support import Family, case, check_specials
@@ -21,7 +25,9 @@ class TestConv(Family):
         case("Conv2d", (1, 1, 1, 1), 1, 1, 1),
         case("Conv2d", (2, 2, 3, 3), 2, 3, 5, padding=3),
         case("Conv2d", (2, 2, 9, 9), 2, 3, 2, stride=4),
-        case("Conv2d", (2, 64, 14, 14), 64, 48, 3, padding=1),
+        case("Conv2d", (2, 64, 14, 14), 64, 48, 3, padding=1, algorithm="winograd"),
+        case("Conv2d", (3, 51, 19, 21), 51, 45, 3, padding=(2, 0), algorithm="winograd"),
+        case("ConvTranspose2d", (2, 32, 19, 17), 32, 40, 3, padding=1, algorithm="winograd"),
         case("Conv2d", (1, 130, 6, 6), 130, 33, 3, padding=1),
         case("Conv1d", (1, 40, 133), 40, 30, 9, padding=4),
         case("Conv3d", (2, 4, 6, 7, 8), 4, 6, (2, 3, 1), stride=(1, 2, 3), padding=(1, 0, 2), groups=2),
@@ -63,6 +69,7 @@ class TestConv(Family):
     threads_cases = (
         case("Conv2d", (5, 32, 28, 28), 32, 48, 3, padding=1),
         case("Conv2d", (8, 1, 28, 28), 1, 20, 5),
+        case("Conv2d", (1, 64, 30, 33), 64, 80, 3, padding=1, algorithm="winograd"),
         case("Conv2d", (3, 48, 17, 17), 48, 48, 3, groups=48, padding=1),
         case("Conv2d", (2, 64, 31, 31), 64, 96, 1, stride=2),
         case("Conv3d", (2, 8, 9, 12, 13), 8, 16, 3),
@@ -112,6 +119,7 @@ def test_specials(case, special, capability):
 
 
 test_specials.cases = [
+    case("Conv2d", (3, 16, 14, 14), 16, 24, 3, padding=1, algorithm="winograd"),
     case("Conv2d", (1, 3, 13, 12), 3, 5, 3, padding=1),
     case("Conv2d", (2, 16, 14, 14), 16, 16, 3, padding=1),
     case("Conv2d", (1, 4, 13, 12), 4, 4, 3, groups=4),
@@ -142,3 +150,79 @@ def test_lazy(name):
     layer = getattr(fastnn, name)(4, 3)
     layer(torch.randn(2, 5, *[6] * int(name[-2])))
     assert type(layer) is getattr(fastnn, name.removeprefix("Lazy")) and layer.in_channels == 5
+
+
+@pytest.fixture
+def switch():
+    """fastnn.backends.conv, as it was afterwards."""
+    on = fastnn.backends.conv.winograd
+    yield fastnn.backends.conv
+    fastnn.backends.conv.winograd = on
+
+
+def algorithm_of(layer, x):
+    (row,) = fastnn.explain(layer, x).rows
+    return row.detail
+
+
+def test_winograd_switch(switch):
+    layer = fastnn.Conv2d(40, 36, 3, padding=1)
+    x, used = torch.randn(2, 40, 26, 29), []
+    for on in (True, False, True):
+        switch.winograd = on
+        assert switch.winograd is on
+        used.append("winograd" in algorithm_of(layer, x))
+    assert used == [True, False, True]
+
+
+def test_winograd_environment():
+    code = "import fastnn; print(fastnn.backends.conv.winograd)"
+    for value, expected in (("0", "False"), ("1", "True"), ("", "True")):
+        environment = {**os.environ, "FASTNN_WINOGRAD": value}
+        command = [sys.executable, "-c", code]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == expected
+
+
+@pytest.mark.parametrize(
+    "values", ["normal", "large mean", "large and small channels", "large and small images"]
+)
+def test_winograd_error(values, capability):
+    """At most three times torch's on the whole, forward and backward, whatever the scales."""
+    x, w, dy = torch.randn(2, 40, 26, 29), torch.randn(36, 40, 3, 3) / 19, torch.randn(2, 36, 26, 29)
+    if values == "large mean":
+        x, dy = x + 100, dy + 100
+    elif values == "large and small channels":
+        x, w = (
+            x * 10.0 ** torch.linspace(-4, 4, 40).view(-1, 1, 1),
+            w * 10.0 ** torch.linspace(2, -2, 40).view(-1, 1, 1),
+        )
+    elif values == "large and small images":
+        x, dy = (
+            x * torch.tensor([1e-4, 1e4]).view(2, 1, 1, 1),
+            dy * torch.tensor([1e4, 1e-4]).view(2, 1, 1, 1),
+        )
+
+    def results(conv, dtype):
+        a, b = x.to(dtype).requires_grad_(), w.to(dtype).requires_grad_()
+        y = conv(a, b, padding=1)
+        return [y.detach(), *torch.autograd.grad(y, [a, b], dy.to(dtype))]
+
+    def norm(a, b):
+        return (a.double() - b).norm()
+
+    expected = results(torch.nn.functional.conv2d, torch.float64)
+    ours, theirs = results(F.conv2d, torch.float32), results(torch.nn.functional.conv2d, torch.float32)
+    for a, b, reference in zip(ours, theirs, expected, strict=True):
+        assert norm(a, reference) <= 3 * norm(b, reference)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_winograd_is_direct_where_numbers_end(value, switch, capability):
+    """Beside a number that the transforms cannot hold, the bits are those of the direct algorithm."""
+    x, w = torch.randn(2, 40, 26, 29), torch.randn(36, 40, 3, 3) / 1e3
+    x[1, 3, 7, 9] = value
+    switch.winograd = True
+    ours = F.conv2d(x, w, padding=1)
+    switch.winograd = False
+    assert torch.equal(ours.nan_to_num(7), F.conv2d(x, w, padding=1).nan_to_num(7))

@@ -59,22 +59,26 @@ template <class P>
 constexpr ConvAlgorithm<P> kPointwise = {
     "pointwise", [](const P& p) { return pointwise(p) && fits_patch(p); }, conv_shift};
 template <class P>
+constexpr ConvAlgorithm<P> kWinograd = {
+    "winograd", [](const P& p) { return winograd_pays(p) && fits_patch(p); }, conv_winograd};
+template <class P>
 constexpr ConvAlgorithm<P> kShift = {"shifted patch", [](const P& p) { return fits_patch(p); }, conv_shift};
 template <class P>
 constexpr ConvAlgorithm<P> kReference = {"reference", [](const P&) { return true; }, conv_reference};
 
 using Forward = ConvForwardParams;
-constexpr ConvAlgorithm<Forward> kForward[] = {kProduct<Forward>, kDepthwise<Forward>, kPointwise<Forward>,
-                                               kShift<Forward>, kReference<Forward>};
+constexpr ConvAlgorithm<Forward> kForward[] = {kProduct<Forward>,  kDepthwise<Forward>, kPointwise<Forward>,
+                                               kWinograd<Forward>, kShift<Forward>,     kReference<Forward>};
 
 using BackwardData = ConvBackwardDataParams;
-constexpr ConvAlgorithm<BackwardData> kBackwardData[] = {kProduct<BackwardData>, kDepthwise<BackwardData>,
-                                                         kPointwise<BackwardData>, kShift<BackwardData>,
-                                                         kReference<BackwardData>};
+constexpr ConvAlgorithm<BackwardData> kBackwardData[] = {kProduct<BackwardData>,   kDepthwise<BackwardData>,
+                                                         kPointwise<BackwardData>, kWinograd<BackwardData>,
+                                                         kShift<BackwardData>,     kReference<BackwardData>};
 
 using BackwardWeight = ConvBackwardWeightParams;
 constexpr ConvAlgorithm<BackwardWeight> kBackwardWeight[] = {
     kProduct<BackwardWeight>,
+    kWinograd<BackwardWeight>,
     {"dot products", [](const BackwardWeight& p) { return fits_patch(p) && few_products(p); }, conv_dot},
     {"outer products", [](const BackwardWeight& p) { return fits_patch(p); }, conv_outer},
     kReference<BackwardWeight>,

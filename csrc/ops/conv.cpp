@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "cpu/conv/algorithms.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -453,6 +454,8 @@ FASTNN_BIND(conv, m) {
   bind("1", conv1d, conv_transpose1d);
   bind("2", conv2d, conv_transpose2d);
   bind("3", conv3d, conv_transpose3d);
+  m.def("conv_winograd", &cpu::winograd_enabled);
+  m.def("set_conv_winograd", &cpu::set_winograd_enabled, py::arg("on"));
 }
 
 }  // namespace

@@ -22,10 +22,14 @@ def _case(
     *args: Any,
     train: bool = True,
     quick: bool = False,
+    algorithm: str = "",
     **kw: Any,
 ) -> Case:
     random = layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
-    return Case(family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, quick=quick)
+    return Case(
+        family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
+        quick=quick,
+    )  # fmt: skip
 
 
 def _linear() -> list[Case]:
@@ -40,11 +44,11 @@ def _linear() -> list[Case]:
 
 def _conv() -> list[Case]:
     return [
-        _case("conv", "Conv2d", (10, 96, 48, 48), 96, 96, 3, padding=1, quick=True),
-        _case("conv", "Conv2d", (16, 64, 56, 56), 64, 64, 3, padding=1),
-        _case("conv", "Conv2d", (16, 128, 28, 28), 128, 128, 3, padding=1),
-        _case("conv", "Conv2d", (16, 256, 14, 14), 256, 256, 3, padding=1),
-        _case("conv", "Conv2d", (9, 51, 37, 41), 51, 45, 3, padding=1),
+        _case("conv", "Conv2d", (10, 96, 48, 48), 96, 96, 3, padding=1, quick=True, algorithm="winograd"),
+        _case("conv", "Conv2d", (16, 64, 56, 56), 64, 64, 3, padding=1, algorithm="winograd"),
+        _case("conv", "Conv2d", (16, 128, 28, 28), 128, 128, 3, padding=1, algorithm="winograd"),
+        _case("conv", "Conv2d", (16, 256, 14, 14), 256, 256, 3, padding=1, algorithm="winograd"),
+        _case("conv", "Conv2d", (9, 51, 37, 41), 51, 45, 3, padding=1, algorithm="winograd"),
         _case("conv", "Conv2d", (8, 64, 56, 56), 64, 128, 3, stride=2, padding=1),
         _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2),
         _case("conv", "Conv2d", (8, 3, 160, 160), 3, 48, 7, stride=2, padding=3),

@@ -38,6 +38,7 @@ class Case:
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
     values: what the input holds: normal, positive, large_mean, special (NaN, infinities, -0, denormals).
     exact: forward must equal torch bit for bit. random: the output is drawn, see `compare.py`.
+    algorithm: the one of fastnn's that the case is about, where it has a limit of its own, see `compare.py`.
     call: further keyword arguments of the call, e.g. output_size. unpool: arguments of the pooling to undo.
     """
 
@@ -52,6 +53,7 @@ class Case:
     values: str = "normal"
     exact: bool = False
     random: bool = False
+    algorithm: str = ""
     call: dict[str, Any] = field(default_factory=dict)
     unpool: dict[str, Any] | None = None
     quick: bool = False

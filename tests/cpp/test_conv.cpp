@@ -1,5 +1,6 @@
 // Every convolution algorithm that is applicable against the plain loops in double, on odd shapes; thread
 // counts.
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -79,11 +80,17 @@ void set(ConvBackwardWeightParams& p, const void* a, const void* b, const void*,
   p.dy = a, p.x = b, p.dw = out;
 }
 
+// What an algorithm may differ by from the exact result, for terms of about 1. Winograd's transforms round;
+// the others only add.
+double tolerance(const char* algorithm, int64_t terms) {
+  return std::string(algorithm) == "winograd" ? 1e-5 * std::sqrt(static_cast<double>(terms)) : 0;
+}
+
 // a and b: the operands; both are small whole numbers of sixteenths, so that float sums are exact in any
-// order.
+// order. `terms`: of a sum.
 template <class T, class Params>
 void check(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t Sizes::* a_size,
-           int64_t Sizes::* b_size, int64_t Sizes::* out_size, int64_t channels, Place place,
+           int64_t Sizes::* b_size, int64_t Sizes::* out_size, int64_t channels, int64_t terms, Place place,
            bool with_bias) {
   Params p = params_of<Params, T>(shape), r = params_of<Params, double>(shape);
   const Sizes sizes(p);
@@ -101,22 +108,62 @@ void check(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t S
   set(p, a.data(), b.data(), with_bias ? bias.data() : nullptr, out.data());
   for (const auto& algorithm : algorithms) {
     if (!algorithm.applicable(p)) continue;
-    const Case label(std::string(algorithm.name) + ", shape " + std::to_string(&shape - kShapes) + ", " +
-                     name(place));
+    const Case label(std::string(algorithm.name) + ", " + std::to_string(shape.c) + " -> " +
+                     std::to_string(shape.k) + " channels of " + std::to_string(shape.in[1]) + " x " +
+                     std::to_string(shape.in[2]) + ", " + name(place));
     out.fill(12345);
     algorithm.run(p);
-    CHECK_CLOSE(out, expected.doubles(), 0, 0);
+    CHECK_CLOSE(out, expected.doubles(), 0, tolerance(algorithm.name, terms));
   }
 }
 
 template <class T>
 void check_all(Place place) {
   for (const Shape& s : kShapes) {
+    const int64_t taps = product(s.kernel);
     for (const bool bias : {false, true}) {
-      check<T>(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, place, bias);
-      check<T>(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x, s.c, place, bias);
+      check<T>(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * taps,
+               place, bias);
+      check<T>(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
+               s.k / s.g * taps, place, bias);
     }
-    check<T>(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w, s.k, place, false);
+    check<T>(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+             s.n * product(s.in), place, false);
+  }
+}
+
+// Winograd where it is not chosen for its speed, too.
+template <class P>
+constexpr cpu::ConvAlgorithm<P> kWinograd[] = {
+    {"winograd", [](const P&) { return true; }, cpu::conv_winograd}};
+template <class P>
+cpu::ConvAlgorithms<P> winograd() {
+  return {kWinograd<P>, 1};
+}
+
+const Shape kWinogradShapes[] = {
+    {2, 1, 1, 1, {1, 3, 3}, {1, 3, 3}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},     // one output
+    {1, 33, 51, 1, {1, 9, 11}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // part of a tile, of a panel
+    {2, 51, 33, 1, {1, 10, 7}, {1, 3, 3}, {1, 1, 1}, {0, 0, 2}, {1, 1, 1}, 0},  // paddings of a kind each
+    {1, 1, 16, 1, {1, 5, 75}, {1, 3, 3}, {1, 1, 1}, {0, 2, 1}, {1, 1, 1}, 0},   // more tiles than one run
+    {3, 32, 64, 2, {1, 8, 8}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},   // groups
+    {1, 260, 20, 1, {1, 4, 4}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // several chains
+    {1, 4, 5, 1, {1, 2, 3}, {1, 3, 3}, {1, 1, 1}, {0, 4, 3}, {1, 1, 1}, 0},     // more padding than kernel
+    {11, 24, 40, 1, {1, 14, 14}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // blocks across images
+};
+
+TEST(conv_winograd_is_the_reference) {
+  for (const Shape& s : kWinogradShapes) {
+    for (const Place place : kPlaces) {
+      for (const bool bias : {false, true}) {
+        check<float>(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * 9,
+                     place, bias);
+        check<float>(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
+                     s.k / s.g * 9, place, bias);
+      }
+      check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+                   s.n * product(s.in), place, false);
+    }
   }
 }
 
@@ -159,6 +206,14 @@ TEST(conv_bits_do_not_depend_on_threads) {
     check_threads(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y);
     check_threads(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x);
     check_threads(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w);
+  }
+}
+
+TEST(conv_winograd_bits_do_not_depend_on_threads) {
+  for (const Shape& s : kWinogradShapes) {
+    check_threads(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y);
+    check_threads(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x);
+    check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w);
   }
 }
 

@@ -36,6 +36,16 @@ void conv_reference(const ConvBackwardWeightParams&);
 void conv_shift(const ConvForwardParams&);
 void conv_shift(const ConvBackwardDataParams&);
 
+// csrc/cpu/conv/winograd.cpp: float32, kernels of 3x3, stride and dilation 1
+bool winograd_enabled();  // FASTNN_WINOGRAD=0 turns it off from the start
+void set_winograd_enabled(bool);
+bool winograd_pays(const ConvGeometry&);  // and is enabled
+void conv_winograd(const ConvForwardParams&);
+void conv_winograd(const ConvBackwardDataParams&);
+// csrc/cpu/conv/winograd_weight.cpp
+bool winograd_pays(const ConvBackwardWeightParams&);
+void conv_winograd(const ConvBackwardWeightParams&);
+
 // csrc/cpu/conv/product.cpp: only where the kernel covers the whole input
 void conv_product(const ConvForwardParams&);
 void conv_product(const ConvBackwardDataParams&);
