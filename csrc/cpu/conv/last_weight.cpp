@@ -1,0 +1,195 @@
+// Gradient of a convolution's weight with channels last: dw[k, tap, c] = sum over pixels of dy[pixel, k] *
+// x[pixel at tap, c].
+//
+// Both operands of a pixel are contiguous, so a register tile (ConvProducts) reads them where they lie: rows
+// of one by registers of the other, whichever way round fills the registers better. Images are cut into
+// blocks of output positions whose input fits the cache. A split, a fixed run of blocks, adds into a partial
+// result of its own; partial results are added up in order. Splits depend on shapes alone, so the bits do not
+// depend on the number of threads.
+#include <algorithm>
+#include <vector>
+
+#include "cpu/conv/algorithms.h"
+#include "cpu/conv/last.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+
+namespace fastnn::cpu {
+namespace {
+
+constexpr int64_t kPatchBytes = 256 << 10;    // half of a small second-level cache
+constexpr int64_t kPatchesBytes = 512 << 10;  // of several images, where a pass over a large dw is dear
+constexpr int64_t kPartialBytes = 2 << 20;    // all partial results: adding them up must stay cheap
+constexpr int64_t kMaxSplits = 32;            // enough to share out
+
+int64_t product(const int64_t (&v)[3]) {
+  return v[0] * v[1] * v[2];
+}
+
+// Without padding and stride one tap makes all positions one row.
+ConvGeometry flattened(ConvGeometry p) {
+  for (int d = 0; d < 3; ++d) {
+    if (p.kernel[d] != 1 || p.stride[d] != 1 || p.padding[d] != 0) return p;
+  }
+  // Rows of the last dimension stay: they are where chains of additions end.
+  p.in[1] = p.out[1] = p.n * p.in[0] * p.in[1];
+  p.n = p.in[0] = p.out[0] = 1;
+  return p;
+}
+
+// Which operand lies in registers, and the tiles over the two.
+struct Tiling {
+  bool x_lanes;  // dw rows are k, registers hold (tap, c); otherwise the other way round
+  int width;     // registers of a tile
+  int64_t cost;
+
+  template <class T>
+  Tiling(const ConvLastKernelsOf<T>& kernels, const std::vector<ConvRun>& runs, int64_t kg) {
+    int other = 1;
+    int64_t of_x = 0, of_dy = 0;
+    for (const ConvRun& run : runs) {
+      of_x +=
+          tile_cost(kernels.max_height, kernels.max_vectors, kg, ceil_div(run.length, kernels.lanes), &width);
+      of_dy +=
+          tile_cost(kernels.max_height, kernels.max_vectors, run.length, ceil_div(kg, kernels.lanes), &other);
+    }
+    x_lanes = of_x <= of_dy;
+    if (!x_lanes) width = other;
+    cost = std::min(of_x, of_dy);
+  }
+};
+
+// acc[row, lane] += for all rows and lanes of one block.
+template <class T>
+void add_products(const ConvLastKernelsOf<T>& kernels, ConvProducts<T> call, int64_t height, int64_t length,
+                  int width) {
+  const int64_t vectors = ceil_div(length, kernels.lanes), panels = ceil_div(vectors, width);
+  const ConvProducts<T> whole = call;
+  for (int64_t j = 0; j < panels; ++j) {
+    const Part panel(vectors, j, panels);
+    const int64_t first = panel.begin * kernels.lanes;
+    call.vectors = static_cast<int>(panel.size);
+    call.last =
+        static_cast<int>(std::min<int64_t>(kernels.lanes, length - first - (panel.size - 1) * kernels.lanes));
+    call.b = whole.b + first;
+    const int64_t tiles = ceil_div(height, kernels.max_height(call.vectors));
+    for (int64_t i = 0; i < tiles; ++i) {
+      const Part tile(height, i, tiles);
+      call.height = static_cast<int>(tile.size);
+      call.a = whole.a + tile.begin;
+      call.acc = whole.acc + tile.begin * call.acc_row + first;
+      kernels.products(call);
+    }
+  }
+}
+
+template <class T>
+void sum_splits(const T* partial, int64_t splits, int64_t size, bool x_lanes, int64_t steps, int64_t kg,
+                T* dw) {
+  constexpr int64_t kTile = 16;  // rows at a time where the result is written along the other dimension
+  const int64_t rows = size / steps;
+  parallel_for(rows, ceil_div(kGrain, steps * splits), [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      T* out = dw + row * steps;
+      for (int64_t begin = 0; begin < steps; begin += kTile) {
+        const int64_t end = std::min(steps, begin + kTile);
+        for (int64_t split = 0; split < splits; ++split) {
+          const T* from = partial + split * size;
+          for (int64_t i = begin; i < end; ++i) {
+            const T value = x_lanes ? from[row * steps + i] : from[(row / kg * steps + i) * kg + row % kg];
+            out[i] = split == 0 ? value : out[i] + value;
+          }
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void backward_weight(const ConvBackwardWeightParams& params) {
+  const ConvGeometry p = flattened(params);
+  const auto& kernels = conv_last_kernels_of<T>();
+  const int64_t cg = p.c / p.g, kg = p.k / p.g, steps = cg * product(p.kernel), esize = sizeof(T);
+  const int64_t x_image = p.c * product(p.in), dy_image = p.k * product(p.out);
+  const std::vector<Phase> phases = forward_phases(p);
+  const int64_t size = p.k * steps;
+  const int64_t fit = std::clamp<int64_t>(kPartialBytes / (size * esize), 1, kMaxSplits);
+  const Blocks blocks(phases[0].dims,
+                      choose_block(phases[0].dims, cg, esize, kPatchBytes, ceil_div(fit, p.n * p.g)));
+  const PixelPatch patch(phases, blocks.size, cg, p.c, esize);
+  const std::vector<ConvRun> runs = patch.runs(phases[0]);
+  const Tiling tiling(kernels, runs, kg);
+
+  const int64_t per_image = patch.in_place() ? x_image : patch.elements();
+  const int64_t most =
+      fit >= p.n || blocks.total() > 1 ? 1 : std::clamp<int64_t>(kPatchesBytes / (per_image * esize), 1, p.n);
+  const int64_t image_sets = ceil_div(p.n, most), units = image_sets * blocks.total();
+  const int64_t splits = std::min(units, fit);
+  // Few splits: output channels are shared out too, each share with patches of its own.
+  const int64_t threads = thread_limit();
+  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, splits * p.g), 1,
+                                            ceil_div(kg, 2 * std::max(kernels.lanes, kernels.max_height(1))));
+
+  const Scratch<T> partial(splits * size);
+  const int64_t work = p.n * product(p.out) / splits * kg * steps / parts / 16 + 1;
+  parallel_for(splits * p.g * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
+    const Scratch<T> patches(most * patch.elements() + 1);
+    for (int64_t item = first; item < last; ++item) {
+      const int64_t group = item / parts % p.g, split = item / parts / p.g;
+      // Shares begin at whole registers.
+      const Part share(ceil_div(kg, kernels.lanes), item % parts, parts);
+      const int64_t k = share.begin * kernels.lanes,
+                    k_count = std::min(kg, k + share.size * kernels.lanes) - k;
+      T* acc = partial.data() + split * size + group * kg * steps;
+      if (tiling.x_lanes) {
+        std::fill_n(acc + k * steps, k_count * steps, T(0));
+      } else {
+        for (int64_t s = 0; s < steps; ++s) std::fill_n(acc + s * kg + k, k_count, T(0));
+      }
+      const Part my_units(units, split, splits);
+      for (int64_t unit = my_units.begin; unit < my_units.begin + my_units.size; ++unit) {
+        const Part images(p.n, unit / blocks.total(), image_sets);
+        const Block block = blocks.at(unit % blocks.total());
+        const T* x = static_cast<const T*>(params.x) + images.begin * x_image + group * cg;
+        for (int64_t i = 0; i < images.size; ++i)
+          patch.fill(x + i * x_image, block, patches.data() + i * patch.elements());
+        const T* dy = static_cast<const T*>(params.dy) + images.begin * dy_image + group * kg + k +
+                      ((block.begin[0] * p.out[1] + block.begin[1]) * p.out[2] + block.begin[2]) * p.k;
+        for (int64_t slice = 0; slice < block.size[0]; ++slice) {
+          int64_t step = 0;
+          for (const ConvRun& run : runs) {
+            const T* from =
+                patch.origin(x, block, patches.data()) + slice * p.stride[0] * patch.step(0) + run.offset;
+            const T* to = dy + slice * p.out[1] * p.out[2] * p.k;
+            ConvProducts<T> call;
+            call.images = images.size, call.rows = block.size[1], call.cols = block.size[2];
+            call.a = to, call.a_image = dy_image, call.a_row = p.out[2] * p.k, call.a_col = p.k;
+            call.b = from, call.b_image = per_image, call.b_row = p.stride[1] * patch.step(1),
+            call.b_col = p.stride[2] * patch.step(2);
+            if (tiling.x_lanes) {
+              call.acc = acc + k * steps + step;
+              call.acc_row = steps;
+              add_products(kernels, call, k_count, run.length, tiling.width);
+            } else {
+              std::swap(call.a, call.b), std::swap(call.a_image, call.b_image);
+              std::swap(call.a_row, call.b_row), std::swap(call.a_col, call.b_col);
+              call.acc = acc + step * kg + k;
+              call.acc_row = kg;
+              add_products(kernels, call, run.length, k_count, tiling.width);
+            }
+            step += run.length;
+          }
+        }
+      }
+    }
+  });
+  sum_splits(partial.data(), splits, size, tiling.x_lanes, steps, kg, static_cast<T*>(params.dw));
+}
+
+}  // namespace
+
+void conv_last_dense(const ConvBackwardWeightParams& p) {
+  p.dtype == DType::kFloat64 ? backward_weight<double>(p) : backward_weight<float>(p);
+}
+
+}  // namespace fastnn::cpu
