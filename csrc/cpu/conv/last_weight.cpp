@@ -21,6 +21,7 @@ constexpr int64_t kPatchBytes = 256 << 10;    // half of a small second-level ca
 constexpr int64_t kPatchesBytes = 512 << 10;  // of several images, where a pass over a large dw is dear
 constexpr int64_t kPartialBytes = 2 << 20;    // all partial results: adding them up must stay cheap
 constexpr int64_t kMaxSplits = 32;            // enough to share out
+constexpr int64_t kChain = 128;               // positions that are added up in registers
 
 int64_t product(const int64_t (&v)[3]) {
   return v[0] * v[1] * v[2];
@@ -59,26 +60,35 @@ struct Tiling {
   }
 };
 
-// acc[row, lane] += for all rows and lanes of one block.
+// acc[row, lane] += for all rows and lanes of one block, some kChain positions at a time: those of one panel
+// of b stay in the first-level cache while all of a passes.
 template <class T>
-void add_products(const ConvLastKernelsOf<T>& kernels, ConvProducts<T> call, int64_t height, int64_t length,
-                  int width) {
+void add_products(const ConvLastKernelsOf<T>& kernels, const ConvProducts<T>& all, int64_t height,
+                  int64_t length, int width) {
   const int64_t vectors = ceil_div(length, kernels.lanes), panels = ceil_div(vectors, width);
-  const ConvProducts<T> whole = call;
+  const int64_t rows = std::clamp<int64_t>(kChain / all.cols, 1, all.rows),
+                images = std::clamp<int64_t>(kChain / (all.cols * all.rows), 1, all.images);
+  ConvProducts<T> call = all;
   for (int64_t j = 0; j < panels; ++j) {
     const Part panel(vectors, j, panels);
     const int64_t first = panel.begin * kernels.lanes;
     call.vectors = static_cast<int>(panel.size);
     call.last =
         static_cast<int>(std::min<int64_t>(kernels.lanes, length - first - (panel.size - 1) * kernels.lanes));
-    call.b = whole.b + first;
     const int64_t tiles = ceil_div(height, kernels.max_height(call.vectors));
-    for (int64_t i = 0; i < tiles; ++i) {
-      const Part tile(height, i, tiles);
-      call.height = static_cast<int>(tile.size);
-      call.a = whole.a + tile.begin;
-      call.acc = whole.acc + tile.begin * call.acc_row + first;
-      kernels.products(call);
+    for (int64_t n = 0; n < all.images; n += images) {
+      for (int64_t row = 0; row < all.rows; row += rows) {
+        call.images = std::min(images, all.images - n);
+        call.rows = std::min(rows, all.rows - row);
+        call.b = all.b + n * all.b_image + row * all.b_row + first;
+        for (int64_t i = 0; i < tiles; ++i) {
+          const Part tile(height, i, tiles);
+          call.height = static_cast<int>(tile.size);
+          call.a = all.a + n * all.a_image + row * all.a_row + tile.begin;
+          call.acc = all.acc + tile.begin * call.acc_row + first;
+          kernels.products(call);
+        }
+      }
     }
   }
 }

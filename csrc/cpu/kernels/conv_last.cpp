@@ -76,14 +76,10 @@ struct PixelTile {
       constexpr int kLast = NV - 1, kPointers = pointers(R);
       const int last = p.last;
       V sum[R][NV];
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        const int n = v == kLast ? last : V::N;
-        const V start = p.bias != nullptr ? load_n(p.bias + v * V::N, n) : V(T(0));
 #pragma GCC unroll 14
-        for (int r = 0; r < R; ++r)
-          sum[r][v] = p.accumulate ? load_n(p.y + r * p.y_col + v * V::N, n) : start;
-      }
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
       const int64_t x_col = p.x_col;
       const T* w = p.w;
       for (int64_t i = 0; i < p.run_count; ++i) {
@@ -105,11 +101,15 @@ struct PixelTile {
           w += NV * V::N;
         }
       }
-#pragma GCC unroll 14
-      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < NV; ++v)
-          store_n(p.y + r * p.y_col + v * V::N, sum[r][v], v == kLast ? last : V::N);
+      for (int v = 0; v < NV; ++v) {
+        const int n = v == kLast ? last : V::N;
+        const V bias = p.bias != nullptr ? load_n(p.bias + v * V::N, n) : V(T(0));
+#pragma GCC unroll 14
+        for (int r = 0; r < R; ++r) {
+          T* y = p.y + r * p.y_col + v * V::N;
+          store_n(y, sum[r][v] + (p.accumulate ? load_n(y, n) : bias), n);
+        }
       }
     }
   };
@@ -133,10 +133,6 @@ void pixels(const ConvPixels<T>& p) {
   }
 }
 
-// Pixels after which the sums of ConvProducts go back to memory, at the end of a row: a longer chain of
-// additions would round worse than torch's.
-constexpr int64_t kProductChain = 128;
-
 template <class T>
 struct ProductTile {
   template <int R, int NV>
@@ -150,15 +146,12 @@ struct ProductTile {
       const int last = p.last;
       const int64_t a_col = p.a_col, b_col = p.b_col;
       V sum[R][NV];
-      int64_t pending = 0;
+#pragma GCC unroll 14
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
       for (int64_t i = 0; i < p.images; ++i) {
         for (int64_t row = 0; row < p.rows; ++row) {
-          if (pending == 0) {
-#pragma GCC unroll 14
-            for (int r = 0; r < R; ++r)
-#pragma GCC unroll 4
-              for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
-          }
           const T* a = p.a + i * p.a_image + row * p.a_row;
           const T* b = p.b + i * p.b_image + row * p.b_row;
           for (int64_t q = p.cols; q > 0; --q, a += a_col, b += b_col) {
@@ -173,19 +166,15 @@ struct ProductTile {
               for (int v = 0; v < NV; ++v) sum[r][v] = fma(value, bv[v], sum[r][v]);
             }
           }
-          pending += p.cols;
-          const bool end = i + 1 == p.images && row + 1 == p.rows;
-          if (pending < kProductChain && !end) continue;
-          pending = 0;
+        }
+      }
 #pragma GCC unroll 14
-          for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) {
-              T* acc = p.acc + r * p.acc_row + v * V::N;
-              const int n = Masked && v == kLast ? last : V::N;
-              store_n(acc, load_n(acc, n) + sum[r][v], n);
-            }
-          }
+        for (int v = 0; v < NV; ++v) {
+          T* acc = p.acc + r * p.acc_row + v * V::N;
+          const int n = Masked && v == kLast ? last : V::N;
+          store_n(acc, load_n(acc, n) + sum[r][v], n);
         }
       }
     }
