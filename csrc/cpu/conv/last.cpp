@@ -44,8 +44,8 @@ std::vector<Phase> backward_data_phases(const ConvGeometry& p) {
 }
 
 PixelPatch::PixelPatch(const std::vector<Phase>& phases, const int64_t (&block)[3], int64_t channels,
-                       int64_t all_channels, int64_t element_size)
-    : in_place_(true), channels_(channels), all_channels_(all_channels) {
+                       int64_t groups, int64_t element_size)
+    : in_place_(true), channels_(channels), groups_(groups) {
   int64_t max_shift[3];
   for (int d = 0; d < 3; ++d) {
     in_[d] = phases[0].dims[d].in;
@@ -62,11 +62,11 @@ PixelPatch::PixelPatch(const std::vector<Phase>& phases, const int64_t (&block)[
     if (min_shift_[d] > max_shift[d]) min_shift_[d] = max_shift[d] = 0;  // a dimension without taps
     extent_[d] = (block[d] - 1) * stride_[d] + max_shift[d] - min_shift_[d] + 1;
   }
-  // Pixels a multiple of 4 KiB apart would evict each other from the first-level cache.
-  const bool aliased = all_channels * element_size % 4096 == 0;
-  in_place_ = in_place_ && !aliased;
-  step_[2] = in_place_ ? all_channels : channels;
-  if (!in_place_ && channels * element_size % 4096 == 0) step_[2] += 64 / element_size;
+  // Pixels a multiple of 4 KiB apart would evict each other from the first-level cache; in a copy that costs
+  // nothing to avoid, already the eighth part of it is too regular.
+  in_place_ = in_place_ && channels * element_size % 4096 != 0;
+  step_[2] = channels;
+  if (!in_place_ && channels * element_size % 512 == 0) step_[2] += 64 / element_size;
   step_[1] = step_[2] * (in_place_ ? in_[2] : extent_[2]);
   step_[0] = step_[1] * (in_place_ ? in_[1] : extent_[1]);
 }
@@ -81,7 +81,7 @@ std::vector<ConvRun> PixelPatch::runs(const Phase& phase) const {
         if (!runs.empty() && runs.back().offset + runs.back().length == offset) {
           runs.back().length += channels_;
         } else {
-          runs.push_back({offset, channels_});
+          runs.push_back({offset, channels_ / groups_});
         }
       }
     }
@@ -104,13 +104,13 @@ void PixelPatch::fill(const T* x, const Block& block, T* patch) const {
         std::fill_n(patch, step_[1], T(0));
         continue;
       }
-      const T* from = x + ((z * in_[1] + y) * in_[2] + first[2] + left) * all_channels_;
+      const T* from = x + ((z * in_[1] + y) * in_[2] + first[2] + left) * channels_;
       std::fill_n(patch, left * step_[2], T(0));
       T* to = patch + left * step_[2];
-      if (step_[2] == all_channels_) {
+      if (step_[2] == channels_) {
         std::copy_n(from, (right - left) * channels_, to);
       } else {
-        for (int64_t q = left; q < right; ++q, from += all_channels_, to += step_[2])
+        for (int64_t q = left; q < right; ++q, from += channels_, to += step_[2])
           std::copy_n(from, channels_, to);
       }
       std::fill(patch + right * step_[2], patch + step_[1], T(0));

@@ -29,18 +29,17 @@ std::vector<Phase> backward_data_phases(const ConvGeometry&);
 // itself, where no window leaves it.
 class PixelPatch {
  public:
-  // For blocks of up to block[d] positions. A pixel of the input has `all_channels`, of which a patch takes
-  // `channels`.
-  PixelPatch(const std::vector<Phase>& phases, const int64_t (&block)[3], int64_t channels,
-             int64_t all_channels, int64_t element_size);
+  // For blocks of up to block[d] positions; a pixel has `channels`, in `groups`.
+  PixelPatch(const std::vector<Phase>& phases, const int64_t (&block)[3], int64_t channels, int64_t groups,
+             int64_t element_size);
 
   bool in_place() const { return in_place_; }
   int64_t elements() const { return in_place_ ? 0 : extent_[0] * step_[0]; }
   int64_t step(int d) const { return step_[d]; }  // from a position to the next
-  // Where the values of an output position begin, in steps of the taps: one tap's channels, or neighbouring
-  // taps joined where they are contiguous.
+  // Where the values of an output position begin, tap by tap: the channels of the first group, or those of
+  // neighbouring taps joined where they are contiguous.
   std::vector<ConvRun> runs(const Phase&) const;
-  // The first value of a block's first position; x: the image at the first channel wanted.
+  // The first value of a block's first position; x: the image.
   template <class T>
   const T* origin(const T* x, const Block& block, const T* patch) const {
     if (!in_place_) return patch;
@@ -52,7 +51,7 @@ class PixelPatch {
 
  private:
   bool in_place_;
-  int64_t channels_, all_channels_;
+  int64_t channels_, groups_;
   int64_t in_[3], stride_[3], min_shift_[3], extent_[3], step_[3];
 };
 

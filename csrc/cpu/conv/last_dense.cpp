@@ -1,7 +1,7 @@
 // Convolution forward and backward-data with channels last: a matrix product y[pixel, K] = x[pixel, steps]
 // w[steps, K] whose left side is never written out; a step is one channel of one tap.
 //
-// Tiling: images x groups x blocks of output positions go to threads; a block's input, copied with its
+// Tiling: images x blocks of output positions go to threads; a block's input, copied with its
 // padding where it has any (last.h), fits the second-level cache. Weights are packed [step, K] by panels of
 // up to 4 registers and by blocks of steps, after which sums go back to y. Small weights pass whole over a
 // piece of a row at a time, so that y is written pixel by pixel; large ones block by block over all pixels.
@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cache
 // Weights beyond this pass over all pixels of several images, whose patches then stay in the cache.
 constexpr int64_t kLargeWeight = 512 << 10, kPatchesBytes = 768 << 10;
-constexpr int64_t kSteps = 128;  // a chain of so many additions rounds no worse than torch's
+constexpr int64_t kSteps = 192;  // a chain of so many additions rounds no worse than torch's
 constexpr int64_t kPiece = 4;    // tiles in a piece of a row
 
 // "in" and "out" are those of this direction: x and y are dy and dx in backward-data.
@@ -112,8 +112,8 @@ void pixel_conv(const PixelConv<T>& p) {
     out_image *= p.out[d];
   }
   const Blocks blocks(
-      dims, choose_block(dims, p.in_channels, esize, kPatchBytes, ceil_div(4 * threads, p.n * p.g)));
-  const PixelPatch patch(p.phases, blocks.size, p.in_channels, p.g * p.in_channels, esize);
+      dims, choose_block(dims, p.g * p.in_channels, esize, kPatchBytes, ceil_div(4 * threads, p.n)));
+  const PixelPatch patch(p.phases, blocks.size, p.g * p.in_channels, p.g, esize);
 
   const int64_t vectors = ceil_div(p.out_channels, kernels.lanes);
   int width = 1;
@@ -132,25 +132,25 @@ void pixel_conv(const PixelConv<T>& p) {
     pack_weights(p, p.phases[i], plans[i], vectors, panels, plans[i].steps * vectors * kernels.lanes,
                  packed.data() + plans[i].packed);
 
-  const bool large = weights / p.g * esize > kLargeWeight;
+  const bool large = weights * esize > kLargeWeight;
   const int64_t patch_size = patch.elements(), block_size = patch.in_place() ? image : patch_size;
   const int64_t most =
       large ? std::clamp<int64_t>(kPatchesBytes / (block_size * esize + 1), 1, ceil_div(p.n, threads)) : 1;
   const int64_t image_sets = ceil_div(p.n, most);
   // Few blocks: the panels of one are shared out too, each with patches of its own.
-  const int64_t whole = image_sets * p.g * blocks.total();
-  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, whole), 1, whole >= threads ? 1 : panels);
+  const int64_t whole = image_sets * blocks.total(), all_panels = p.g * panels;
+  const int64_t parts =
+      std::clamp<int64_t>(ceil_div(2 * threads, whole), 1, whole >= threads ? 1 : all_panels);
   const int64_t work =
-      p.n * positions / image_sets / blocks.total() * p.out_channels * (steps + 1) / parts / 16 + 1;
+      p.n * positions / image_sets / blocks.total() * p.g * p.out_channels * (steps + 1) / parts / 16 + 1;
 
   parallel_for(whole * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
     const Scratch<T> patches(most * patch_size + 1);
     for (int64_t item = first; item < last; ++item) {
-      const int64_t part = item % parts, group = item / parts / blocks.total() % p.g;
-      const Part images(p.n, item / parts / blocks.total() / p.g, image_sets);
-      const Part my_panels(panels, part, parts);
+      const Part images(p.n, item / parts / blocks.total(), image_sets);
+      const Part my_panels(all_panels, item % parts, parts);
       const Block block = blocks.at(item / parts % blocks.total());
-      const T* x = p.x + images.begin * image + group * p.in_channels;
+      const T* x = p.x + images.begin * image;
       for (int64_t i = 0; i < images.size; ++i)
         patch.fill(x + i * image, block, patches.data() + i * patch_size);
 
@@ -158,7 +158,7 @@ void pixel_conv(const PixelConv<T>& p) {
         const Phase& phase = p.phases[i];
         const Plan& plan = plans[i];
         int64_t size[3], y_step[3], step = p.g * p.out_channels;
-        T* y = p.y + images.begin * out_image + group * p.out_channels;
+        T* y = p.y + images.begin * out_image;
         for (int d = 2; d >= 0; --d) {
           size[d] = std::clamp<int64_t>(phase.dims[d].out - block.begin[d], 0, block.size[d]);
           y += (phase.begin[d] + block.begin[d] * p.out_step[d]) * step;
@@ -170,7 +170,8 @@ void pixel_conv(const PixelConv<T>& p) {
         const int64_t units = rows * pieces, run = large ? std::max<int64_t>(units, 1) : 1;
         for (int64_t begin = 0; begin < units; begin += run) {
           for (int64_t j = my_panels.begin; j < my_panels.begin + my_panels.size; ++j) {
-            const Part panel(vectors, j, panels);
+            const int64_t group = j / panels;
+            const Part panel(vectors, j % panels, panels);
             const int64_t k = panel.begin * kernels.lanes;
             ConvPixels<T> call;
             call.x_col = patch.step(2) * phase.dims[2].stride;
@@ -193,10 +194,10 @@ void pixel_conv(const PixelConv<T>& p) {
                               n = u / pieces / size[1] / size[0];
                 call.pixels = piece.size;
                 call.x = patch.origin(x + n * image, block, patches.data() + n * patch_size) +
-                         slice * phase.dims[0].stride * patch.step(0) +
+                         group * p.in_channels + slice * phase.dims[0].stride * patch.step(0) +
                          row * phase.dims[1].stride * patch.step(1) + piece.begin * call.x_col;
-                call.y =
-                    y + n * out_image + slice * y_step[0] + row * y_step[1] + piece.begin * y_step[2] + k;
+                call.y = y + n * out_image + slice * y_step[0] + row * y_step[1] + piece.begin * y_step[2] +
+                         group * p.out_channels + k;
                 kernels.pixels(call);
               }
             }

@@ -17,11 +17,11 @@
 namespace fastnn::cpu {
 namespace {
 
-constexpr int64_t kPatchBytes = 256 << 10;    // half of a small second-level cache
-constexpr int64_t kPatchesBytes = 512 << 10;  // of several images, where a pass over a large dw is dear
-constexpr int64_t kPartialBytes = 2 << 20;    // all partial results: adding them up must stay cheap
-constexpr int64_t kMaxSplits = 32;            // enough to share out
-constexpr int64_t kChain = 128;               // positions that are added up in registers
+constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cache
+constexpr int64_t kPatchesBytes = 1 << 20;  // of several images, where a pass over a large dw is dear
+constexpr int64_t kPartialBytes = 2 << 20;  // all partial results: adding them up must stay cheap
+constexpr int64_t kMaxSplits = 32;          // enough to share out
+constexpr int64_t kChain = 128;             // positions that are added up in registers
 
 int64_t product(const int64_t (&v)[3]) {
   return v[0] * v[1] * v[2];
@@ -42,10 +42,10 @@ ConvGeometry flattened(ConvGeometry p) {
 struct Tiling {
   bool x_lanes;  // dw rows are k, registers hold (tap, c); otherwise the other way round
   int width;     // registers of a tile
-  int64_t cost;
 
   template <class T>
-  Tiling(const ConvLastKernelsOf<T>& kernels, const std::vector<ConvRun>& runs, int64_t kg) {
+  Tiling(const ConvLastKernelsOf<T>& kernels, const std::vector<ConvRun>& runs, int64_t kg, bool x_spread,
+         bool dy_spread) {
     int other = 1;
     int64_t of_x = 0, of_dy = 0;
     for (const ConvRun& run : runs) {
@@ -54,9 +54,11 @@ struct Tiling {
       of_dy +=
           tile_cost(kernels.max_height, kernels.max_vectors, run.length, ceil_div(kg, kernels.lanes), &other);
     }
+    // The registers' side is the one that is to stay in the first-level cache: not one whose pixels are a
+    // large power of two apart.
+    if (x_spread != dy_spread) (x_spread ? of_dy : of_x) += of_x / 8;
     x_lanes = of_x <= of_dy;
     if (!x_lanes) width = other;
-    cost = std::min(of_x, of_dy);
   }
 };
 
@@ -93,6 +95,16 @@ void add_products(const ConvLastKernelsOf<T>& kernels, const ConvProducts<T>& al
   }
 }
 
+// Zeros for the output channels [k, k + count) of a group.
+template <class T>
+void clear(T* acc, bool x_lanes, int64_t steps, int64_t kg, int64_t k, int64_t count) {
+  if (x_lanes) {
+    std::fill_n(acc + k * steps, count * steps, T(0));
+  } else {
+    for (int64_t s = 0; s < steps; ++s) std::fill_n(acc + s * kg + k, count, T(0));
+  }
+}
+
 template <class T>
 void sum_splits(const T* partial, int64_t splits, int64_t size, bool x_lanes, int64_t steps, int64_t kg,
                 T* dw) {
@@ -125,69 +137,68 @@ void backward_weight(const ConvBackwardWeightParams& params) {
   const int64_t size = p.k * steps;
   const int64_t fit = std::clamp<int64_t>(kPartialBytes / (size * esize), 1, kMaxSplits);
   const Blocks blocks(phases[0].dims,
-                      choose_block(phases[0].dims, cg, esize, kPatchBytes, ceil_div(fit, p.n * p.g)));
-  const PixelPatch patch(phases, blocks.size, cg, p.c, esize);
+                      choose_block(phases[0].dims, p.c, esize, kPatchBytes, ceil_div(fit, p.n)));
+  const PixelPatch patch(phases, blocks.size, p.c, p.g, esize);
   const std::vector<ConvRun> runs = patch.runs(phases[0]);
-  const Tiling tiling(kernels, runs, kg);
+  const Tiling tiling(kernels, runs, kg, p.stride[2] * patch.step(2) * esize % 512 != 0,
+                      p.k * esize % 512 != 0);
 
   const int64_t per_image = patch.in_place() ? x_image : patch.elements();
   const int64_t most =
       fit >= p.n || blocks.total() > 1 ? 1 : std::clamp<int64_t>(kPatchesBytes / (per_image * esize), 1, p.n);
   const int64_t image_sets = ceil_div(p.n, most), units = image_sets * blocks.total();
   const int64_t splits = std::min(units, fit);
-  // Few splits: output channels are shared out too, each share with patches of its own.
-  const int64_t threads = thread_limit();
-  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, splits * p.g), 1,
-                                            ceil_div(kg, 2 * std::max(kernels.lanes, kernels.max_height(1))));
+  // Few splits: registers of output channels are shared out too, each share with patches of its own.
+  const int64_t threads = thread_limit(), vectors = ceil_div(kg, kernels.lanes);
+  const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, splits), 1, ceil_div(p.g * vectors, 2));
 
   const Scratch<T> partial(splits * size);
-  const int64_t work = p.n * product(p.out) / splits * kg * steps / parts / 16 + 1;
-  parallel_for(splits * p.g * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
+  const int64_t work = p.n * product(p.out) / splits * p.k * steps / parts / 16 + 1;
+  parallel_for(splits * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
     const Scratch<T> patches(most * patch.elements() + 1);
     for (int64_t item = first; item < last; ++item) {
-      const int64_t group = item / parts % p.g, split = item / parts / p.g;
-      // Shares begin at whole registers.
-      const Part share(ceil_div(kg, kernels.lanes), item % parts, parts);
-      const int64_t k = share.begin * kernels.lanes,
-                    k_count = std::min(kg, k + share.size * kernels.lanes) - k;
-      T* acc = partial.data() + split * size + group * kg * steps;
-      if (tiling.x_lanes) {
-        std::fill_n(acc + k * steps, k_count * steps, T(0));
-      } else {
-        for (int64_t s = 0; s < steps; ++s) std::fill_n(acc + s * kg + k, k_count, T(0));
-      }
-      const Part my_units(units, split, splits);
+      const Part share(p.g * vectors, item % parts, parts), my_units(units, item / parts, splits);
+      T* sums = partial.data() + item / parts * size;
       for (int64_t unit = my_units.begin; unit < my_units.begin + my_units.size; ++unit) {
         const Part images(p.n, unit / blocks.total(), image_sets);
         const Block block = blocks.at(unit % blocks.total());
-        const T* x = static_cast<const T*>(params.x) + images.begin * x_image + group * cg;
+        const T* x = static_cast<const T*>(params.x) + images.begin * x_image;
         for (int64_t i = 0; i < images.size; ++i)
           patch.fill(x + i * x_image, block, patches.data() + i * patch.elements());
-        const T* dy = static_cast<const T*>(params.dy) + images.begin * dy_image + group * kg + k +
+        x = patch.origin(x, block, patches.data());
+        const T* dy = static_cast<const T*>(params.dy) + images.begin * dy_image +
                       ((block.begin[0] * p.out[1] + block.begin[1]) * p.out[2] + block.begin[2]) * p.k;
-        for (int64_t slice = 0; slice < block.size[0]; ++slice) {
-          int64_t step = 0;
-          for (const ConvRun& run : runs) {
-            const T* from =
-                patch.origin(x, block, patches.data()) + slice * p.stride[0] * patch.step(0) + run.offset;
-            const T* to = dy + slice * p.out[1] * p.out[2] * p.k;
-            ConvProducts<T> call;
-            call.images = images.size, call.rows = block.size[1], call.cols = block.size[2];
-            call.a = to, call.a_image = dy_image, call.a_row = p.out[2] * p.k, call.a_col = p.k;
-            call.b = from, call.b_image = per_image, call.b_row = p.stride[1] * patch.step(1),
-            call.b_col = p.stride[2] * patch.step(2);
-            if (tiling.x_lanes) {
-              call.acc = acc + k * steps + step;
-              call.acc_row = steps;
-              add_products(kernels, call, k_count, run.length, tiling.width);
-            } else {
-              std::swap(call.a, call.b), std::swap(call.a_image, call.b_image);
-              std::swap(call.a_row, call.b_row), std::swap(call.a_col, call.b_col);
-              call.acc = acc + step * kg + k;
-              call.acc_row = kg;
-              add_products(kernels, call, run.length, k_count, tiling.width);
+        for (int64_t vector = share.begin; vector < share.begin + share.size;) {
+          // The part of one group that is in this share.
+          const int64_t group = vector / vectors, k = vector % vectors * kernels.lanes;
+          const int64_t end = std::min((group + 1) * vectors, share.begin + share.size);
+          const int64_t k_count = std::min(kg, k + (end - vector) * kernels.lanes) - k;
+          vector = end;
+          T* acc = sums + group * kg * steps;
+          if (unit == my_units.begin) clear(acc, tiling.x_lanes, steps, kg, k, k_count);
+          for (int64_t slice = 0; slice < block.size[0]; ++slice) {
+            int64_t step = 0;
+            for (const ConvRun& run : runs) {
+              ConvProducts<T> call;
+              call.images = images.size, call.rows = block.size[1], call.cols = block.size[2];
+              call.a = dy + slice * p.out[1] * p.out[2] * p.k + group * kg + k;
+              call.a_image = dy_image, call.a_row = p.out[2] * p.k, call.a_col = p.k;
+              call.b = x + slice * p.stride[0] * patch.step(0) + run.offset + group * cg;
+              call.b_image = per_image, call.b_row = p.stride[1] * patch.step(1);
+              call.b_col = p.stride[2] * patch.step(2);
+              if (tiling.x_lanes) {
+                call.acc = acc + k * steps + step;
+                call.acc_row = steps;
+                add_products(kernels, call, k_count, run.length, tiling.width);
+              } else {
+                std::swap(call.a, call.b), std::swap(call.a_image, call.b_image);
+                std::swap(call.a_row, call.b_row), std::swap(call.a_col, call.b_col);
+                call.acc = acc + step * kg + k;
+                call.acc_row = kg;
+                add_products(kernels, call, run.length, k_count, tiling.width);
+              }
+              step += run.length;
             }
-            step += run.length;
           }
         }
       }

@@ -190,8 +190,8 @@ void products(const ConvProducts<T>& p) {
   product_tiles<T>.fn[p.vectors - 1][p.height - 1](p);
 }
 
-// Pixels of a depthwise tile.
-constexpr int kDepthPixels = 4;
+// Pixels of a depthwise tile: many, for a weight is loaded and an offset looked up once for all of them.
+constexpr int kDepthPixels = 8;
 
 template <class T, int R>
 FASTNN_INLINE void depthwise_tile(const ConvDepthwise<T>& p, const T* x, T* y) {
@@ -199,25 +199,28 @@ FASTNN_INLINE void depthwise_tile(const ConvDepthwise<T>& p, const T* x, T* y) {
   for_each_vec<V>(p.channels, [&](int64_t c, int lanes) __attribute__((always_inline)) {
     const V start = p.bias != nullptr ? load_n(p.bias + c, lanes) : V(T(0));
     V sum[R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) sum[r] = start;
     for (int64_t t = 0; t < p.tap_count; ++t) {
       const V w = load_n(p.w + p.taps[t].w + c, lanes);
       const T* xt = x + p.taps[t].x + c;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) sum[r] = fma(load_n(xt + r * p.x_col, lanes), w, sum[r]);
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) store_n(y + r * p.y_col + c, sum[r], lanes);
   });
 }
 
+template <class T, int R>
+FASTNN_INLINE void depthwise_tiles(const ConvDepthwise<T>& p, int64_t i) {
+  for (; i + R <= p.pixels; i += R) depthwise_tile<T, R>(p, p.x + i * p.x_col, p.y + i * p.y_col);
+  if constexpr (R > 1) depthwise_tiles<T, R / 2>(p, i);
+}
+
 template <class T>
 void depthwise(const ConvDepthwise<T>& p) {
-  int64_t i = 0;
-  for (; i + kDepthPixels <= p.pixels; i += kDepthPixels)
-    depthwise_tile<T, kDepthPixels>(p, p.x + i * p.x_col, p.y + i * p.y_col);
-  for (; i < p.pixels; ++i) depthwise_tile<T, 1>(p, p.x + i * p.x_col, p.y + i * p.y_col);
+  depthwise_tiles<T, kDepthPixels>(p, 0);
 }
 
 // Taps whose sums a register each holds while dy passes; pixels between two visits to memory.
