@@ -188,6 +188,8 @@ void pixel_conv(const PixelConv<T>& p) {
               call.w = packed.data() + plan.packed +
                        (group * plan.steps + steps.begin) * vectors * kernels.lanes + steps.size * k;
               call.accumulate = b > 0;
+              call.stream = patch.in_place() && p.g == 1 && phase.taps() == 1 && phase.dims[2].stride == 1;
+              call.ahead = steps.begin;
               for (int64_t u = begin; u < begin + run; ++u) {
                 const Part piece(size[2], u % pieces, pieces);
                 const int64_t row = u / pieces % size[1], slice = u / pieces / size[1] % size[0],

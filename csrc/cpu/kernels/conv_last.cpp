@@ -82,6 +82,9 @@ struct PixelTile {
         for (int v = 0; v < NV; ++v) sum[r][v] = V(T(0));
       const int64_t x_col = p.x_col;
       const T* w = p.w;
+      constexpr int64_t kLine = 64 / sizeof(T);
+      const T* ahead = p.x + (p.stream ? R * x_col + p.ahead * kLine : 0);
+      const int64_t ahead_step = p.stream ? kLine : 0;
       for (int64_t i = 0; i < p.run_count; ++i) {
         const T* rows[kPointers];
 #pragma GCC unroll 5
@@ -98,18 +101,31 @@ struct PixelTile {
           }
 #pragma GCC unroll 5
           for (int g = 0; g < kPointers; ++g) ++rows[g];
+          __builtin_prefetch(ahead);
+          ahead += ahead_step;
           w += NV * V::N;
         }
       }
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) {
-        const int n = v == kLast ? last : V::N;
-        const V bias = p.bias != nullptr ? load_n(p.bias + v * V::N, n) : V(T(0));
+      const int64_t y_col = p.y_col;
+      T* y = p.y;
+      if (p.accumulate) {
 #pragma GCC unroll 14
-        for (int r = 0; r < R; ++r) {
-          T* y = p.y + r * p.y_col + v * V::N;
-          store_n(y, sum[r][v] + (p.accumulate ? load_n(y, n) : bias), n);
+        for (int r = 0; r < R; ++r)
+#pragma GCC unroll 4
+          for (int v = 0; v < NV; ++v)
+            sum[r][v] += load_n(y + r * y_col + v * V::N, v == kLast ? last : V::N);
+      } else if (p.bias != nullptr) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) {
+          const V bias = load_n(p.bias + v * V::N, v == kLast ? last : V::N);
+#pragma GCC unroll 14
+          for (int r = 0; r < R; ++r) sum[r][v] += bias;
         }
+      }
+#pragma GCC unroll 14
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) store_n(y + r * y_col + v * V::N, sum[r][v], v == kLast ? last : V::N);
       }
     }
   };

@@ -26,6 +26,10 @@ struct ConvPixels {
   int vectors;    // at most max_vectors
   int last;       // channels in the last vector
   bool accumulate;
+  // One tap over pixels side by side is bound by memory: each step asks for a line of the next tile's pixels,
+  // beginning with line `ahead`.
+  bool stream;
+  int64_t ahead;
   int64_t pixels;
   T* y;  // pixel p at y + p * y_col
   int64_t y_col;
