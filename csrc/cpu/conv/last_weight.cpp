@@ -62,11 +62,33 @@ struct Tiling {
   }
 };
 
+// The operands of the next block, which are asked for while this one is multiplied.
+template <class T>
+struct Ahead {
+  static constexpr int64_t kLine = 64 / sizeof(T);
+  struct Range {
+    const T* at;
+    int64_t lines;
+  } ranges[2];
+
+  Ahead(const T* x, int64_t x_size, const T* dy, int64_t dy_size)
+      : ranges{{x, ceil_div(x_size, kLine)}, {dy, ceil_div(dy_size, kLine)}} {}
+
+  // The share of a call over so many positions.
+  void give(ConvProducts<T>& call, int64_t positions) {
+    Range& range = ranges[ranges[0].lines > 0 ? 0 : 1];
+    call.ahead = range.at;
+    call.ahead_step = range.lines > 0 ? kLine : 0;
+    range.at += positions * call.ahead_step;
+    range.lines -= positions;
+  }
+};
+
 // acc[row, lane] += for all rows and lanes of one block, some kChain positions at a time: those of one panel
 // of b stay in the first-level cache while all of a passes.
 template <class T>
 void add_products(const ConvLastKernelsOf<T>& kernels, const ConvProducts<T>& all, int64_t height,
-                  int64_t length, int width) {
+                  int64_t length, int width, Ahead<T>& ahead) {
   const int64_t vectors = ceil_div(length, kernels.lanes), panels = ceil_div(vectors, width);
   const int64_t rows = std::clamp<int64_t>(kChain / all.cols, 1, all.rows),
                 images = std::clamp<int64_t>(kChain / (all.cols * all.rows), 1, all.images);
@@ -88,6 +110,7 @@ void add_products(const ConvLastKernelsOf<T>& kernels, const ConvProducts<T>& al
           call.height = static_cast<int>(tile.size);
           call.a = all.a + n * all.a_image + row * all.a_row + tile.begin;
           call.acc = all.acc + tile.begin * call.acc_row + first;
+          ahead.give(call, call.images * call.rows * call.cols);
           kernels.products(call);
         }
       }
@@ -168,6 +191,11 @@ void backward_weight(const ConvBackwardWeightParams& params) {
         x = patch.origin(x, block, patches.data());
         const T* dy = static_cast<const T*>(params.dy) + images.begin * dy_image +
                       ((block.begin[0] * p.out[1] + block.begin[1]) * p.out[2] + block.begin[2]) * p.k;
+        // Blocks of whole rows of one image, in place, follow each other in memory.
+        const bool next = patch.in_place() && unit + 1 < my_units.begin + my_units.size;
+        const int64_t positions = next ? block.size[1] * block.size[2] : 0;
+        Ahead<T> ahead(x + positions * p.stride[1] * p.stride[2] * p.c,
+                       positions * p.stride[1] * p.stride[2] * p.c, dy + positions * p.k, positions * p.k);
         for (int64_t vector = share.begin; vector < share.begin + share.size;) {
           // The part of one group that is in this share.
           const int64_t group = vector / vectors, k = vector % vectors * kernels.lanes;
@@ -189,13 +217,13 @@ void backward_weight(const ConvBackwardWeightParams& params) {
               if (tiling.x_lanes) {
                 call.acc = acc + k * steps + step;
                 call.acc_row = steps;
-                add_products(kernels, call, k_count, run.length, tiling.width);
+                add_products(kernels, call, k_count, run.length, tiling.width, ahead);
               } else {
                 std::swap(call.a, call.b), std::swap(call.a_image, call.b_image);
                 std::swap(call.a_row, call.b_row), std::swap(call.a_col, call.b_col);
                 call.acc = acc + step * kg + k;
                 call.acc_row = kg;
-                add_products(kernels, call, run.length, k_count, tiling.width);
+                add_products(kernels, call, run.length, k_count, tiling.width, ahead);
               }
               step += run.length;
             }

@@ -160,7 +160,8 @@ struct ProductTile {
       using V = Vec<T>;
       constexpr int kLast = NV - 1;
       const int last = p.last;
-      const int64_t a_col = p.a_col, b_col = p.b_col;
+      const int64_t a_col = p.a_col, b_col = p.b_col, ahead_step = p.ahead_step;
+      const T* ahead = p.ahead;
       V sum[R][NV];
 #pragma GCC unroll 14
       for (int r = 0; r < R; ++r)
@@ -171,6 +172,8 @@ struct ProductTile {
           const T* a = p.a + i * p.a_image + row * p.a_row;
           const T* b = p.b + i * p.b_image + row * p.b_row;
           for (int64_t q = p.cols; q > 0; --q, a += a_col, b += b_col) {
+            __builtin_prefetch(ahead);
+            ahead += ahead_step;
             V bv[NV];
 #pragma GCC unroll 4
             for (int v = 0; v < NV; ++v)

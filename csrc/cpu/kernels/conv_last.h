@@ -44,6 +44,9 @@ struct ConvProducts {
   const T* b;
   int64_t b_image, b_row, b_col;
   int height, vectors, last;  // vectors of b, its values in the last one
+  // Each position asks for a line of what is read next, from `ahead` on, `ahead_step` values apart (or 0).
+  const T* ahead;
+  int64_t ahead_step;
   T* acc;
   int64_t acc_row;
 };
