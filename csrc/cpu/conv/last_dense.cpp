@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cache
 // Weights beyond this pass over all pixels of several images, whose patches then stay in the cache.
 constexpr int64_t kLargeWeight = 512 << 10, kPatchesBytes = 768 << 10;
-constexpr int64_t kSteps = 192;  // a chain of so many additions rounds no worse than torch's
+constexpr int64_t kSteps = 128;  // a chain of so many additions rounds no worse than torch's
 constexpr int64_t kPiece = 4;    // tiles in a piece of a row
 
 // "in" and "out" are those of this direction: x and y are dy and dx in backward-data.
