@@ -1,12 +1,15 @@
 // Which algorithm computes a convolution, and the gradient of its bias.
 #include "fastnn/conv.h"
 
-#include <iterator>
+#include <algorithm>
+#include <cstddef>
 
 #include "cpu/conv/algorithms.h"
 #include "cpu/conv/patch.h"
 #include "cpu/kernels/conv.h"
+#include "cpu/kernels/conv_last.h"
 #include "cpu/parallel.h"
+#include "cpu/scratch.h"
 
 namespace fastnn::cpu {
 namespace {
@@ -84,6 +87,46 @@ constexpr ConvAlgorithm<BackwardWeight> kBackwardWeight[] = {
     kReference<BackwardWeight>,
 };
 
+// With channels last registers hold channels: at least half of their lanes.
+bool fills_registers(const ConvGeometry& p, int64_t channels) {
+  const int lanes =
+      p.dtype == DType::kFloat64 ? conv_last_kernels().f64.lanes : conv_last_kernels().f32.lanes;
+  return 2 * channels / p.g >= lanes;
+}
+
+template <class P>
+constexpr ConvAlgorithm<P> kLastProduct = {
+    "matrix product", [](const P& p) { return p.g == 1 && whole_input(p); }, conv_product};
+template <class P>
+constexpr ConvAlgorithm<P> kLastDepthwise = {
+    "depthwise, channels last", [](const P& p) { return depthwise(p) && p.k == p.c; }, conv_last_depthwise};
+template <class P>
+constexpr ConvAlgorithm<P> kLastPlanes = {"copied to planes", [](const P&) { return true; },
+                                          conv_last_planes};
+
+constexpr ConvAlgorithm<Forward> kLastForward[] = {
+    kLastProduct<Forward>,
+    kLastDepthwise<Forward>,
+    {"channels last", [](const Forward& p) { return fills_registers(p, p.k); }, conv_last_dense},
+    kLastPlanes<Forward>,
+    kReference<Forward>,
+};
+constexpr ConvAlgorithm<BackwardData> kLastBackwardData[] = {
+    kLastProduct<BackwardData>,
+    kLastDepthwise<BackwardData>,
+    {"channels last", [](const BackwardData& p) { return fills_registers(p, p.c); }, conv_last_dense},
+    kLastPlanes<BackwardData>,
+    kReference<BackwardData>,
+};
+constexpr ConvAlgorithm<BackwardWeight> kLastBackwardWeight[] = {
+    kLastProduct<BackwardWeight>,
+    kLastDepthwise<BackwardWeight>,
+    {"channels last", [](const BackwardWeight& p) { return fills_registers(p, p.c > p.k ? p.c : p.k); },
+     conv_last_dense},
+    kLastPlanes<BackwardWeight>,
+    kReference<BackwardWeight>,
+};
+
 template <class P>
 const char* run_first(const ConvAlgorithms<P>& algorithms, const P& p) {
   for (const ConvAlgorithm<P>& algorithm : algorithms) {
@@ -95,8 +138,38 @@ const char* run_first(const ConvAlgorithms<P>& algorithms, const P& p) {
   return "";
 }
 
+// Pixels in a chain of additions, and chains whose sums are added up in double.
+constexpr int64_t kBiasChain = 256;
+constexpr int64_t kBiasSplits = 64;
+
+template <class T>
+void backward_bias_last(const ConvBackwardBiasParams& p) {
+  const int64_t pixels = p.n * p.plane, splits = pixels < kBiasSplits ? pixels : kBiasSplits;
+  const Scratch<double> sums(splits * p.channels);
+  parallel_for(splits, ceil_div(kGrain, pixels / splits * p.channels), [&](int64_t first, int64_t last) {
+    const Scratch<T> chain(p.channels);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t end = pixels * (i + 1) / splits;
+      double* sum = sums.data() + i * p.channels;
+      std::fill_n(sum, p.channels, 0.0);
+      for (int64_t pixel = pixels * i / splits; pixel < end; pixel += kBiasChain) {
+        std::fill_n(chain.data(), p.channels, T(0));
+        conv_last_kernels_of<T>().sum(static_cast<const T*>(p.dy) + pixel * p.channels,
+                                      std::min(kBiasChain, end - pixel), p.channels, chain.data());
+        for (int64_t c = 0; c < p.channels; ++c) sum[c] += chain[c];
+      }
+    }
+  });
+  for (int64_t c = 0; c < p.channels; ++c) {
+    double sum = 0;
+    for (int64_t i = 0; i < splits; ++i) sum += sums[i * p.channels + c];
+    static_cast<T*>(p.db)[c] = static_cast<T>(sum);
+  }
+}
+
 template <class T>
 void backward_bias(const ConvBackwardBiasParams& p) {
+  if (p.channels_last) return backward_bias_last<T>(p);
   const auto& kernels = conv_kernels_of<T>();
   parallel_for(p.channels, ceil_div(kGrain, p.n * p.plane + 1), [&](int64_t first, int64_t last) {
     for (int64_t c = first; c < last; ++c) {
@@ -109,26 +182,32 @@ void backward_bias(const ConvBackwardBiasParams& p) {
   });
 }
 
+template <class P, size_t N, size_t M>
+ConvAlgorithms<P> choose(const ConvAlgorithm<P> (&planes)[N], const ConvAlgorithm<P> (&last)[M],
+                         bool channels_last) {
+  return channels_last ? ConvAlgorithms<P>{last, M} : ConvAlgorithms<P>{planes, N};
+}
+
 }  // namespace
 
-ConvAlgorithms<ConvForwardParams> conv_forward_algorithms() {
-  return {kForward, std::size(kForward)};
+ConvAlgorithms<ConvForwardParams> conv_forward_algorithms(bool channels_last) {
+  return choose(kForward, kLastForward, channels_last);
 }
-ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms() {
-  return {kBackwardData, std::size(kBackwardData)};
+ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms(bool channels_last) {
+  return choose(kBackwardData, kLastBackwardData, channels_last);
 }
-ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms() {
-  return {kBackwardWeight, std::size(kBackwardWeight)};
+ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms(bool channels_last) {
+  return choose(kBackwardWeight, kLastBackwardWeight, channels_last);
 }
 
 const char* conv_forward(const ConvForwardParams& p) {
-  return run_first(conv_forward_algorithms(), p);
+  return run_first(conv_forward_algorithms(p.channels_last), p);
 }
 const char* conv_backward_data(const ConvBackwardDataParams& p) {
-  return run_first(conv_backward_data_algorithms(), p);
+  return run_first(conv_backward_data_algorithms(p.channels_last), p);
 }
 const char* conv_backward_weight(const ConvBackwardWeightParams& p) {
-  return run_first(conv_backward_weight_algorithms(), p);
+  return run_first(conv_backward_weight_algorithms(p.channels_last), p);
 }
 
 void conv_backward_bias(const ConvBackwardBiasParams& p) {

@@ -17,9 +17,10 @@ using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // `whole` is the side that the kernel slides over: the input, or the output of a transposed convolution.
 ConvGeometry geometry(const Tensor& whole, const Tensor& w, const Tensor& slid, IntArrayRef stride,
-                      IntArrayRef padding, IntArrayRef dilation, int64_t groups) {
+                      IntArrayRef padding, IntArrayRef dilation, int64_t groups, at::MemoryFormat format) {
   ConvGeometry p;
   p.dtype = dtype_of(w);
+  p.channels_last = format != at::MemoryFormat::Contiguous;
   p.n = whole.size(0);
   p.c = whole.size(1);
   p.k = slid.size(1);
@@ -69,10 +70,10 @@ at::MemoryFormat format_of(const Tensor& x, const Tensor& w, int64_t groups) {
   return small ? at::MemoryFormat::Contiguous : last;
 }
 
-// A contiguous result in that format. Tensor::contiguous(format) would leave strides as they are where sizes
-// of one make them ambiguous.
-Tensor in_format(const Tensor& t, at::MemoryFormat format) {
-  return format == at::MemoryFormat::Contiguous ? t : at::empty(t.sizes(), t.options(), format).copy_(t);
+// The result in that format. Tensor::contiguous(format) would leave strides as they are where sizes of one
+// make them ambiguous.
+Tensor in_format(const Tensor& t, at::MemoryFormat from, at::MemoryFormat to) {
+  return from == to ? t : at::empty(t.sizes(), t.options(), to).copy_(t);
 }
 
 void check_arguments(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, bool transposed,
@@ -93,20 +94,21 @@ Tensor conv_cpu(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b
   check_arguments(x, w, b, transposed, groups);
   for (size_t i = 2; i < shape.size(); ++i)
     TORCH_CHECK(shape[i] > 0, "fastnn: weight is larger than the padded input");
-  Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(shape), x.options());
-  const Tensor dense_x = x.contiguous(), dense_w = w.contiguous();
+  const at::MemoryFormat format = format_of(x, w, groups);
+  Tensor y = at::empty(C10_AS_INTARRAYREF_SLOW(shape), x.options(), format);
+  const Tensor dense_x = x.contiguous(format), dense_w = w.contiguous(format);
   const Tensor dense_b = b && b->defined() ? b->contiguous() : Tensor();
   const void* bias = dense_b.defined() ? dense_b.const_data_ptr() : nullptr;
   if (y.numel() > 0 && transposed) {
     record_algorithm(
-        cpu::conv_backward_data({geometry(y, w, x, stride, padding, dilation, groups),
+        cpu::conv_backward_data({geometry(y, w, x, stride, padding, dilation, groups, format),
                                  dense_x.const_data_ptr(), dense_w.const_data_ptr(), bias, y.data_ptr()}));
   } else if (y.numel() > 0) {
     record_algorithm(
-        cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups), dense_x.const_data_ptr(),
-                           dense_w.const_data_ptr(), bias, y.data_ptr()}));
+        cpu::conv_forward({geometry(x, w, y, stride, padding, dilation, groups, format),
+                           dense_x.const_data_ptr(), dense_w.const_data_ptr(), bias, y.data_ptr()}));
   }
-  return in_format(y, format_of(x, w, groups));
+  return y;
 }
 
 Tensor conv_meta(const Tensor& x, const Tensor& w, const std::optional<Tensor>&, IntArrayRef stride,
@@ -122,29 +124,34 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
   check_arguments(x, w, std::nullopt, transposed, groups);
   const auto shape = output_shape(x, w, stride, padding, dilation, transposed, output_padding, groups);
   check_sizes(dy, C10_AS_INTARRAYREF_SLOW(shape), x, "dy");
-  const Tensor dense_dy = dy.contiguous();
-  const ConvGeometry p = transposed ? geometry(dy, w, x, stride, padding, dilation, groups)
-                                    : geometry(x, w, dy, stride, padding, dilation, groups);
+  const at::MemoryFormat format = format_of(x, w, groups);
+  const Tensor dense_dy = dy.contiguous(format);
+  const ConvGeometry p = transposed ? geometry(dy, w, x, stride, padding, dilation, groups, format)
+                                    : geometry(x, w, dy, stride, padding, dilation, groups, format);
   const bool empty = dy.numel() == 0;
   Tensor dx, dw, db;
   if (output_mask[0]) {
-    dx = at::empty(x.sizes(), x.options());
-    const Tensor dense_w = w.contiguous();
+    dx = at::empty(x.sizes(), x.options(), format);
+    const Tensor dense_w = w.contiguous(format);
     if (!empty && transposed) {
       cpu::conv_forward({p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
     } else if (!empty) {
       cpu::conv_backward_data(
           {p, dense_dy.const_data_ptr(), dense_w.const_data_ptr(), nullptr, dx.data_ptr()});
     }
-    dx = in_format(dx, format_of(x, w, groups));
   }
   if (output_mask[1]) {
-    dw = empty ? at::zeros(w.sizes(), w.options()) : at::empty(w.sizes(), w.options());
-    const Tensor dense_x = x.contiguous();
+    const at::MemoryFormat w_format = w.suggest_memory_format();
+    dw = at::empty(w.sizes(), w.options(), empty ? w_format : format);
+    const Tensor dense_x = x.contiguous(format);
     const void *slid = dense_dy.const_data_ptr(), *whole = dense_x.const_data_ptr();
     if (transposed) std::swap(slid, whole);
-    if (!empty) cpu::conv_backward_weight({p, slid, whole, dw.data_ptr()});
-    dw = in_format(dw, w.suggest_memory_format());
+    if (empty) {
+      dw.zero_();
+    } else {
+      cpu::conv_backward_weight({p, slid, whole, dw.data_ptr()});
+      dw = in_format(dw, format, w_format);
+    }
   }
   if (output_mask[2]) {
     db = empty ? at::zeros({dy.size(1)}, dy.options()) : at::empty({dy.size(1)}, dy.options());
@@ -154,7 +161,8 @@ Tensors conv_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w, In
                                .channels = dy.size(1),
                                .plane = dy.numel() / dy.size(0) / dy.size(1),
                                .dy = dense_dy.const_data_ptr(),
-                               .db = db.data_ptr()});
+                               .db = db.data_ptr(),
+                               .channels_last = p.channels_last});
     }
   }
   return {dx, dw, db};

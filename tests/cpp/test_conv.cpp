@@ -36,7 +36,14 @@ const Shape kShapes[] = {
     {2, 6, 40, 1, {1, 5, 5}, {1, 1, 1}, {1, 2, 3}, {0, 0, 0}, {1, 1, 1}, 0},  // phases without taps
     {3, 8, 9, 1, {1, 4, 3}, {1, 4, 3}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},   // kernel as large as the input
     {1, 1, 1, 1, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},
-    {1, 2, 2, 1, {1, 3, 3}, {1, 3, 3}, {1, 1, 1}, {0, 4, 4}, {1, 1, 1}, 0},  // more padding than kernel
+    {1, 2, 2, 1, {1, 3, 3}, {1, 3, 3}, {1, 1, 1}, {0, 4, 4}, {1, 1, 1}, 0},      // more padding than kernel
+    {2, 35, 39, 1, {1, 9, 33}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},   // several registers of each
+    {5, 20, 50, 1, {1, 7, 7}, {1, 3, 3}, {1, 1, 2}, {0, 2, 2}, {1, 2, 2}, 0},    // dilation and stride
+    {2, 450, 18, 1, {1, 3, 4}, {1, 1, 2}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},   // blocks of steps
+    {3, 1024, 9, 1, {1, 2, 3}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0},   // pixels 4 KiB apart
+    {2, 36, 20, 2, {3, 5, 6}, {2, 3, 3}, {1, 2, 1}, {1, 1, 0}, {1, 1, 1}, 0},    // groups of registers
+    {2, 19, 19, 19, {3, 6, 7}, {3, 2, 4}, {2, 1, 3}, {1, 1, 2}, {1, 3, 1}, 1},   // depthwise volumes
+    {3, 160, 144, 1, {1, 2, 2}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // large weights
 };
 
 int64_t product(const int64_t (&v)[3]) {
@@ -91,8 +98,9 @@ double tolerance(const char* algorithm, int64_t terms) {
 template <class T, class Params>
 void check(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t Sizes::* a_size,
            int64_t Sizes::* b_size, int64_t Sizes::* out_size, int64_t channels, int64_t terms, Place place,
-           bool with_bias) {
+           bool with_bias, bool channels_last = false) {
   Params p = params_of<Params, T>(shape), r = params_of<Params, double>(shape);
+  p.channels_last = r.channels_last = channels_last;
   const Sizes sizes(p);
   Buffer<T> a(sizes.*a_size, place), b(sizes.*b_size, place), bias(channels, place),
       out(sizes.*out_size, place);
@@ -121,14 +129,16 @@ template <class T>
 void check_all(Place place) {
   for (const Shape& s : kShapes) {
     const int64_t taps = product(s.kernel);
-    for (const bool bias : {false, true}) {
-      check<T>(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * taps,
-               place, bias);
-      check<T>(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
-               s.k / s.g * taps, place, bias);
+    for (const bool last : {false, true}) {
+      for (const bool bias : {false, true}) {
+        check<T>(s, cpu::conv_forward_algorithms(last), &Sizes::x, &Sizes::w, &Sizes::y, s.k,
+                 s.c / s.g * taps, place, bias, last);
+        check<T>(s, cpu::conv_backward_data_algorithms(last), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
+                 s.k / s.g * taps, place, bias, last);
+      }
+      check<T>(s, cpu::conv_backward_weight_algorithms(last), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+               s.n * product(s.in), place, false, last);
     }
-    check<T>(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
-             s.n * product(s.in), place, false);
   }
 }
 
@@ -178,8 +188,9 @@ TEST(conv_double_is_the_reference) {
 // Sums that depend on their order: the bits may not depend on the number of threads.
 template <class Params>
 void check_threads(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, int64_t Sizes::* a_size,
-                   int64_t Sizes::* b_size, int64_t Sizes::* out_size) {
+                   int64_t Sizes::* b_size, int64_t Sizes::* out_size, bool channels_last) {
   Params p = params_of<Params, float>(shape);
+  p.channels_last = channels_last;
   const Sizes sizes(p);
   Buffer<float> a(sizes.*a_size), b(sizes.*b_size), out(sizes.*out_size), first(sizes.*out_size);
   a.fill_random(1);
@@ -201,11 +212,15 @@ void check_threads(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, i
 TEST(conv_bits_do_not_depend_on_threads) {
   const Shape shapes[] = {{3, 20, 24, 1, {1, 33, 35}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
                           {5, 24, 24, 24, {1, 30, 31}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, 0},
-                          {4, 3, 16, 1, {1, 40, 41}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {1, 1, 1}, 0}};
+                          {4, 3, 16, 1, {1, 40, 41}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {1, 1, 1}, 0},
+                          {3, 40, 36, 1, {1, 9, 8}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
+                          {4, 60, 70, 1, {1, 19, 21}, {1, 1, 1}, {1, 1, 1}, {0, 0, 0}, {1, 1, 1}, 0}};
   for (const Shape& s : shapes) {
-    check_threads(s, cpu::conv_forward_algorithms(), &Sizes::x, &Sizes::w, &Sizes::y);
-    check_threads(s, cpu::conv_backward_data_algorithms(), &Sizes::y, &Sizes::w, &Sizes::x);
-    check_threads(s, cpu::conv_backward_weight_algorithms(), &Sizes::y, &Sizes::x, &Sizes::w);
+    for (const bool last : {false, true}) {
+      check_threads(s, cpu::conv_forward_algorithms(last), &Sizes::x, &Sizes::w, &Sizes::y, last);
+      check_threads(s, cpu::conv_backward_data_algorithms(last), &Sizes::y, &Sizes::w, &Sizes::x, last);
+      check_threads(s, cpu::conv_backward_weight_algorithms(last), &Sizes::y, &Sizes::x, &Sizes::w, last);
+    }
   }
 }
 
@@ -225,6 +240,10 @@ TEST(conv_bias_gradient) {
     std::vector<double> expected(channels);
     for (int64_t i = 0; i < dy.size(); ++i) expected[i / plane % channels] += dy[i];
     cpu::conv_backward_bias({DType::kFloat32, n, channels, plane, dy.data(), db.data()});
+    CHECK_CLOSE(db, expected, 1e-5, 1e-5);
+    expected.assign(channels, 0);
+    for (int64_t i = 0; i < dy.size(); ++i) expected[i % channels] += dy[i];
+    cpu::conv_backward_bias({DType::kFloat32, n, channels, plane, dy.data(), db.data(), true});
     CHECK_CLOSE(db, expected, 1e-5, 1e-5);
   }
 }

@@ -23,9 +23,10 @@ struct ConvAlgorithms {
   const ConvAlgorithm<Params>* end() const { return first + count; }
 };
 
-ConvAlgorithms<ConvForwardParams> conv_forward_algorithms();
-ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms();
-ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms();
+// Of the layout in question: an algorithm reads one of them.
+ConvAlgorithms<ConvForwardParams> conv_forward_algorithms(bool channels_last = false);
+ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms(bool channels_last = false);
+ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms(bool channels_last = false);
 
 // csrc/cpu/conv/reference.cpp
 void conv_reference(const ConvForwardParams&);
@@ -54,5 +55,16 @@ void conv_product(const ConvBackwardWeightParams&);
 // csrc/cpu/conv/weight.cpp
 void conv_outer(const ConvBackwardWeightParams&);
 void conv_dot(const ConvBackwardWeightParams&);
+
+// csrc/cpu/conv/last_dense.cpp, last_weight.cpp, last_depthwise.cpp, last_planes.cpp: channels last
+void conv_last_dense(const ConvForwardParams&);
+void conv_last_dense(const ConvBackwardDataParams&);
+void conv_last_dense(const ConvBackwardWeightParams&);
+void conv_last_depthwise(const ConvForwardParams&);
+void conv_last_depthwise(const ConvBackwardDataParams&);
+void conv_last_depthwise(const ConvBackwardWeightParams&);
+void conv_last_planes(const ConvForwardParams&);
+void conv_last_planes(const ConvBackwardDataParams&);
+void conv_last_planes(const ConvBackwardWeightParams&);
 
 }  // namespace fastnn::cpu

@@ -1,5 +1,6 @@
 // A kernel as large as its input, without padding, makes convolution a matrix product per group:
 //   y[N, K] = x[N, C R] w[K, C R]^T,  dx = dy w,  dw = dy^T x.
+// With channels last, C R is R C on both sides, for one group only.
 #include "cpu/conv/algorithms.h"
 #include "cpu/gemm.h"
 
@@ -40,7 +41,9 @@ void backward_data(const ConvBackwardDataParams& p) {
     if (p.b != nullptr) {
       const T* b = static_cast<const T*>(p.b) + g * s.steps / taps;
       for (int64_t n = 0; n < p.n; ++n) {
-        for (int64_t i = 0; i < s.steps; ++i) dx[n * p.g * s.steps + i] = b[i / taps];
+        for (int64_t i = 0; i < s.steps; ++i) {
+          dx[n * p.g * s.steps + i] = b[p.channels_last ? i % p.c : i / taps];
+        }
       }
     }
     gemm(GemmParams<T>{.m = p.n,

@@ -3,8 +3,9 @@
 //   y[n, k, o] = b[k] + sum over c in the group of k, r of  w[k, c, r] * x[n, c, o * stride + r * dilation -
 //   padding]
 //
-// Spatial arrays are (D, H, W); lower ranks are padded with leading ones. Tensors are contiguous. A
-// transposed convolution is the backward-data direction of the convolution whose weight has the same shape:
+// Spatial arrays are (D, H, W); lower ranks are padded with leading ones. Tensors are contiguous; with
+// `channels_last` all of them, the weight too, have their second dimension moved to the end. A transposed
+// convolution is the backward-data direction of the convolution whose weight has the same shape:
 // its input takes the place of dy, its output that of dx, and its output_padding only shows in `in`.
 #pragma once
 #include <cstdint>
@@ -22,6 +23,7 @@ struct ConvGeometry {
   int64_t padding[3] = {0, 0, 0};
   int64_t dilation[3] = {1, 1, 1};
   int64_t out[3] = {1, 1, 1};
+  bool channels_last = false;  // [n, in..., c], [k, kernel..., c / g], [n, out..., k]
 };
 
 struct ConvForwardParams : ConvGeometry {
@@ -47,8 +49,9 @@ struct ConvBackwardWeightParams : ConvGeometry {
 struct ConvBackwardBiasParams {
   DType dtype = DType::kFloat32;
   int64_t n = 0, channels = 0, plane = 0;
-  const void* dy = nullptr;  // [n, channels, plane]
-  void* db = nullptr;        // [channels]
+  const void* dy = nullptr;    // [n, channels, plane]
+  void* db = nullptr;          // [channels]
+  bool channels_last = false;  // dy: [n, plane, channels]
 };
 
 namespace cpu {
