@@ -21,6 +21,9 @@ NATIVE = {  # class -> constructor arguments, shape of an input
     **{f"{kind}Pool{n}d": ((2,), (2, 4, *[6] * n)) for kind in ("Max", "Avg") for n in (1, 2, 3)},
     **{f"Adaptive{kind}Pool{n}d": ((2,), (2, 4, *[6] * n)) for kind in ("Max", "Avg") for n in (1, 2, 3)},
     **{f"BatchNorm{n}d": ((4,), (2, 4, *[5] * n)) for n in (1, 2, 3)},
+    **{f"InstanceNorm{n}d": ((4, 1e-5, 0.1, True, True), (2, 4, *[5] * n)) for n in (1, 2, 3)},
+    **dict.fromkeys(("LayerNorm", "RMSNorm"), ((5,), (3, 5))),
+    "GroupNorm": ((2, 4), (2, 4, 5)),
     **dict.fromkeys(
         [
             "ReLU",
