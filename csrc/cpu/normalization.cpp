@@ -15,9 +15,30 @@ class LayerForward {
 
  public:
   LayerForward(const LayerNormParams& p, int64_t G, double* var)
-      : p_(p), G_(G), var_(var), pieces_(p.length), moments_(p.rows * pieces_.count), lost_(p.rows) {}
+      : p_(p),
+        G_(G),
+        var_(var),
+        pieces_(p.length),
+        moments_(pieces_.whole() ? 0 : p.rows * pieces_.count),
+        lost_(pieces_.whole() ? 0 : p.rows) {}
 
   void run() const {
+    if (pieces_.whole()) {
+      return forward_units<T>({.x = x(),
+                               .y = static_cast<T*>(p_.y),
+                               .units = p_.rows,
+                               .length = p_.length,
+                               .inner = 1,
+                               .group = 0,
+                               .G = G_,
+                               .weight = static_cast<const A*>(p_.weight),
+                               .bias = static_cast<const A*>(p_.bias),
+                               .mean = static_cast<A*>(p_.mean),
+                               .rstd = static_cast<A*>(p_.rstd),
+                               .var = var_,
+                               .eps = p_.eps,
+                               .rms = p_.rms});
+    }
     in_three_steps(
         p_.rows, pieces_.count, 3 * std::min(p_.length, Pieces::kPiece),
         [&](int64_t row, int64_t i) {
@@ -78,7 +99,7 @@ class LayerBackward {
 
   void run() const {
     const int64_t threads = thread_limit(), units = blocks_ * G_;
-    if (pieces_.count == 1 || units >= 4 * threads || units % threads == 0) {
+    if (pieces_.whole() || units >= 4 * threads || units % threads == 0) {
       by_tile();
     } else {
       by_piece();

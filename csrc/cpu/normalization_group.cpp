@@ -36,6 +36,7 @@ struct GroupPlan {
     }
   }
   bool is_short() const { return !shape.channels_last && shape.L < kShort; }
+  bool is_whole() const { return !shape.channels_last && width * shape.L <= Pieces::kPiece; }
   double count() const { return static_cast<double>(width * shape.L); }
 
   struct Part {
@@ -70,11 +71,11 @@ struct GroupPlan {
 template <class A>
 class GroupCoefficients {
  public:
-  GroupCoefficients(const GroupPlan& plan, int arrays)
+  GroupCoefficients(const GroupPlan& plan, int arrays, bool needed = true)
       : used_(plan.shape.channels_last ? plan.shape.C : plan.width),
         size_(used_ * plan.repeat),
         arrays_(arrays),
-        data_(plan.units * arrays * size_) {}
+        data_(needed ? plan.units * arrays * size_ : 0) {}
   A* operator()(int64_t unit, int array) const { return data_.data() + (unit * arrays_ + array) * size_; }
   void repeat(int64_t unit, int array) const {
     A* p = (*this)(unit, array);
@@ -110,7 +111,11 @@ class GroupForward {
 
  public:
   explicit GroupForward(const GroupNormParams& p)
-      : p_(p), s_(p.shape), plan_(p.shape), var_(s_.N * s_.G), coefficients_(plan_, kArrays) {}
+      : p_(p),
+        s_(p.shape),
+        plan_(p.shape),
+        var_(s_.N * s_.G),
+        coefficients_(plan_, kArrays, !plan_.is_short() && !plan_.is_whole()) {}
 
   void run() const {
     if (plan_.is_short()) {
@@ -126,6 +131,21 @@ class GroupForward {
                              .rstd = p_.rstd,
                              .eps = p_.eps},
                             s_.G, var_.data());
+    } else if (plan_.is_whole()) {
+      forward_units<T>({.x = x(),
+                        .y = y(),
+                        .units = plan_.units,
+                        .length = plan_.width * s_.L,
+                        .inner = s_.L,
+                        .group = 0,
+                        .G = s_.G,
+                        .weight = static_cast<const A*>(p_.weight),
+                        .bias = static_cast<const A*>(p_.bias),
+                        .mean = static_cast<A*>(p_.mean),
+                        .rstd = static_cast<A*>(p_.rstd),
+                        .var = var_.data(),
+                        .eps = p_.eps,
+                        .rms = false});
     } else if (s_.channels_last) {
       columns();
     } else {

@@ -32,6 +32,7 @@ struct Pieces {
 
   int64_t length, count;
   explicit Pieces(int64_t length) : length(length), count((length + kPiece - 1) / kPiece) {}
+  bool whole() const { return count == 1; }
   int64_t begin(int64_t i) const { return i * kPiece; }
   int64_t size(int64_t i) const { return std::min(kPiece, length - i * kPiece); }
 };
@@ -43,10 +44,8 @@ struct Moments {
 
 template <class T>
 Moments piece_moments(const T* x, int64_t length, bool rms) {
-  if (rms) return {0, normalization_ops<T>().squares(x, length)};
   Moments m;
-  batchnorm_ops<T>().row_moments(x, 1, length, length, &m.mean, &m.m2);
-  if (!std::isfinite(m.m2)) batchnorm_ops<T>().wide_moments(x, 1, 0, length, 1, &m.mean, &m.m2);
+  normalization_ops<T>().moments(x, length, rms, &m.mean, &m.m2);
   return m;
 }
 
@@ -62,6 +61,22 @@ Moments merge(const Moments* parts, int64_t count, double n, const Size& size) {
     all.m2 += parts[i].m2 + static_cast<double>(size(i)) * d * d;
   }
   return all;
+}
+
+// Stretches of one piece each: everything at once.
+template <class T>
+void forward_units(const NormUnits<T>& all) {
+  parallel_for(all.units, std::max<int64_t>(1, kGrain / (3 * all.length)), [&](int64_t begin, int64_t end) {
+    NormUnits<T> some = all;
+    some.x += begin * all.length;
+    some.y += begin * all.length;
+    some.units = end - begin;
+    some.group = begin % all.G;
+    if (all.mean != nullptr) some.mean += begin;
+    some.rstd += begin;
+    if (all.var != nullptr) some.var += begin;
+    normalization_ops<T>().forward(some);
+  });
 }
 
 // For each of `units` independent stretches: measure(unit, part) of all parts, finish(unit), apply(unit,

@@ -6,6 +6,7 @@
 #include "cpu/kernels/normalization.h"
 
 #include "cpu/simd/moments.h"
+#include "cpu/simd/transpose.h"
 
 namespace {
 
@@ -13,28 +14,75 @@ using fastnn::Compute;
 using fastnn::cpu::kNormTile;
 using fastnn::cpu::NormalizationOps;
 using fastnn::cpu::NormTile;
+using fastnn::cpu::NormUnits;
+
+// The sum of the lanes, without a trip through memory.
+template <class T>
+FASTNN_INLINE T lanes_total(Vec<T> a) {
+  Vec<T> one[1] = {a};
+  return sum_lanes<Vec<T>::N / 2, 1>(one)[0];
+}
+template <class V>
+FASTNN_INLINE double total(const Sums<V>& sums) {
+  return lanes_total((sums.v[0] + sums.v[1]) + (sums.v[2] + sums.v[3]));
+}
+
+struct Moments {
+  double mean, m2;
+};
+
+// In plain double arithmetic: where the sums in float overflowed or met a NaN or an infinity.
+template <class T>
+__attribute__((noinline)) Moments wide_moments(const T* x, int64_t length, bool rms) {
+  Moments m = {0, 0};
+  if (!rms) {
+    for (int64_t i = 0; i < length; ++i) m.mean += to_compute(x[i]);
+    m.mean /= static_cast<double>(length);
+  }
+  for (int64_t i = 0; i < length; ++i) {
+    const double d = to_compute(x[i]) - m.mean;
+    m.m2 += d * d;
+  }
+  return m;
+}
+
+// Two passes, the second over deviations d from a first mean: the mean is that plus sum(d) / n and m2 is
+// sum(d * d) - sum(d)^2 / n (Chan, Golub, LeVeque 1983): no cancellation whatever the data's offset, since
+// x - mean is exact where they are within a factor of two.
+template <class T, bool kRms>
+FASTNN_INLINE Moments moments_of(const T* x, int64_t length) {
+  using A = Compute<T>;
+  using V = Vec<A>;
+  const double n = static_cast<double>(length);
+  double centre = 0;
+  if constexpr (!kRms) {
+    Sums<V> sum;
+    for_each_unrolled<V>(length, [&](int64_t i, int count, int slot)
+                                     __attribute__((always_inline)) { sum.v[slot] += load_n(x + i, count); });
+    centre = static_cast<A>(total(sum) / n);
+  }
+  const V c(static_cast<A>(centre));
+  Sums<V> rest, squares;
+  for_each_unrolled<V>(length, [&](int64_t i, int count, int slot) __attribute__((always_inline)) {
+    const V d = kRms ? load_n(x + i, count) : first_lanes(load_n(x + i, count) - c, count);
+    if constexpr (!kRms) rest.v[slot] += d;
+    squares.v[slot] = fma(d, d, squares.v[slot]);
+  });
+  const double lost = kRms ? 0 : total(rest), m2 = total(squares) - lost * lost / n;
+  if (!(m2 - m2 == 0)) return wide_moments(x, length, kRms);
+  return {centre + lost / n, m2 < 0 ? 0 : m2};
+}
 
 template <class T>
-double squares(const T* x, int64_t length) {
-  using V = Vec<Compute<T>>;
-  Sums<V> sum;
-  for_each_unrolled<V>(length, [&](int64_t i, int n, int slot) __attribute__((always_inline)) {
-    const V a = load_n(x + i, n);  // 0 in the lanes that are left over
-    sum.v[slot] = fma(a, a, sum.v[slot]);
-  });
-  const double total = sum.total();
-  if (total - total == 0) return total;
-  double wide = 0;  // overflow in float, or a NaN or an infinity in x
-  for (int64_t i = 0; i < length; ++i) {
-    const double a = to_compute(x[i]);
-    wide += a * a;
-  }
-  return wide;
+void moments(const T* x, int64_t length, bool rms, double* mean, double* m2) {
+  const Moments m = rms ? moments_of<T, true>(x, length) : moments_of<T, false>(x, length);
+  *mean = m.mean;
+  *m2 = m.m2;
 }
 
 template <class T, bool kWeight, bool kBias>
-void normalize_row(const T* x, T* y, int64_t length, Compute<T> mean, Compute<T> rstd, Compute<T> lost,
-                   const Compute<T>* weight, const Compute<T>* bias) {
+FASTNN_INLINE void normalize_row(const T* x, T* y, int64_t length, Compute<T> mean, Compute<T> rstd,
+                                 Compute<T> lost, const Compute<T>* weight, const Compute<T>* bias) {
   using V = Vec<Compute<T>>;
   const V m(mean), r(rstd), rest(-lost);
   for_each_unrolled<V>(length, [&](int64_t i, int n, int) __attribute__((always_inline)) {
@@ -49,10 +97,61 @@ void normalize_row(const T* x, T* y, int64_t length, Compute<T> mean, Compute<T>
 template <class T>
 void normalize(const T* x, T* y, int64_t length, Compute<T> mean, Compute<T> rstd, Compute<T> lost,
                const Compute<T>* weight, const Compute<T>* bias) {
-  constexpr decltype(&normalize<T>) kForms[2][2] = {
-      {normalize_row<T, false, false>, normalize_row<T, false, true>},
-      {normalize_row<T, true, false>, normalize_row<T, true, true>}};
-  kForms[weight != nullptr][bias != nullptr](x, y, length, mean, rstd, lost, weight, bias);
+  if (weight && bias) return normalize_row<T, true, true>(x, y, length, mean, rstd, lost, weight, bias);
+  if (weight) return normalize_row<T, true, false>(x, y, length, mean, rstd, lost, weight, bias);
+  if (bias) return normalize_row<T, false, true>(x, y, length, mean, rstd, lost, weight, bias);
+  normalize_row<T, false, false>(x, y, length, mean, rstd, lost, weight, bias);
+}
+
+// The `rows` channels of a group, `length` elements each: y = (x - mean) * scale + shift.
+template <class T>
+FASTNN_INLINE void normalize_channels(const T* x, T* y, int64_t rows, int64_t length, Compute<T> mean,
+                                      Compute<T> rstd, Compute<T> lost, const Compute<T>* weight,
+                                      const Compute<T>* bias) {
+  using A = Compute<T>;
+  using V = Vec<A>;
+  const V m(mean);
+  for (int64_t k = 0; k < rows; ++k) {
+    const A w = weight ? weight[k] : A(1), b = bias ? bias[k] : A(0);
+    const V a(rstd * w), c(lost == 0 ? b : b - lost * w);
+    for_each_unrolled<V>(length, [&](int64_t i, int n, int) __attribute__((always_inline)) {
+      const int64_t at = k * length + i;
+      store_n(y + at, fma(load_n(x + at, n) - m, a, c), n);
+    });
+  }
+}
+
+// Statistics and y of one stretch after another; the processor overlaps the chains of several short ones.
+template <class T, bool kRms>
+void forward_of(const NormUnits<T>& p) {
+  using A = Compute<T>;
+  const int64_t parameters = p.length / p.inner;
+  int64_t group = p.group;
+  for (int64_t u = 0; u < p.units; ++u) {
+    const T* x = p.x + u * p.length;
+    T* y = p.y + u * p.length;
+    const Moments m = moments_of<T, kRms>(x, p.length);
+    const double var = m.m2 / static_cast<double>(p.length), r = 1 / __builtin_sqrt(var + p.eps);
+    const A mean = static_cast<A>(m.mean), rstd = static_cast<A>(r);
+    const double rounded = m.mean - static_cast<double>(mean);
+    const A lost = static_cast<A>(rounded == rounded ? rounded * r : 0);
+    if constexpr (!kRms) p.mean[u] = mean;
+    p.rstd[u] = rstd;
+    if (p.var != nullptr) p.var[u] = var;
+    const A* weight = p.weight ? p.weight + group * parameters : nullptr;
+    const A* bias = p.bias ? p.bias + group * parameters : nullptr;
+    if (p.inner == 1) {
+      normalize(x, y, p.length, mean, rstd, lost, weight, bias);
+    } else {
+      normalize_channels(x, y, parameters, p.inner, mean, rstd, lost, weight, bias);
+    }
+    if (++group == p.G) group = 0;
+  }
+}
+
+template <class T>
+void forward(const NormUnits<T>& p) {
+  p.rms ? forward_of<T, true>(p) : forward_of<T, false>(p);
 }
 
 template <class T, int R, bool kWeight>
@@ -71,7 +170,7 @@ void sums_of_rows(const NormTile<T>& t, double* sum, double* dot) {
       d[r] = fma(g, load_n(t.x + at, n) - m[r], d[r]);
     }
   });
-  for (int r = 0; r < R; ++r) sum[r] = wide_total(s[r]), dot[r] = wide_total(d[r]);
+  for (int r = 0; r < R; ++r) sum[r] = lanes_total(s[r]), dot[r] = lanes_total(d[r]);
 }
 
 template <class T>
@@ -172,8 +271,9 @@ void group_columns(const T* x, const T* dy, T* dx, int64_t rows, int64_t width, 
 }
 
 template <class T>
-constexpr NormalizationOps<T> kOps = {
-    squares<T>, normalize<T>, sums<T>, gradients<T>, add_blocks<Compute<T>>, group_rows<T>, group_columns<T>};
+constexpr NormalizationOps<T> kOps = {moments<T>,    forward<T>,      normalize<T>,
+                                      sums<T>,       gradients<T>,    add_blocks<Compute<T>>,
+                                      group_rows<T>, group_columns<T>};
 
 }  // namespace
 

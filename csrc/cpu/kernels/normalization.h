@@ -1,5 +1,5 @@
-// The inner loops that layer, RMS and group norm have beyond those of batch norm (moments of a piece of
-// memory, sums per channel, y per channel; cpu/kernels/batchnorm.h).
+// The inner loops that layer, RMS and group norm have beyond those of batch norm (sums per channel, y per
+// channel; cpu/kernels/batchnorm.h).
 #pragma once
 #include <cstdint>
 
@@ -9,6 +9,22 @@
 namespace fastnn::cpu {
 
 constexpr int kNormTile = 4;  // rows that a NormTile has at most
+
+// Forward of stretches of memory that are short enough for one lane of a register to add up.
+template <class T>
+struct NormUnits {
+  using A = Compute<T>;
+  const T* x;  // [units, length]
+  T* y;        // [units, length]
+  int64_t units, length;
+  int64_t inner;           // elements that share a parameter: 1, or L of group norm
+  int64_t group, G;        // parameters are [G, length / inner]; that of the first unit
+  const A *weight, *bias;  // or null
+  A *mean, *rstd;          // [units], written
+  double* var;             // [units], written, or null
+  double eps;
+  bool rms;  // around 0: no mean is written
+};
 
 // Backward of some rows of layer norm, taken side by side. g stands for dy * weight.
 template <class T>
@@ -30,8 +46,9 @@ template <class T>
 struct NormalizationOps {
   using A = Compute<T>;
 
-  // Sum of squares of `length` elements, few enough for one lane of a register.
-  double (*squares)(const T* x, int64_t length);
+  // Mean and sum of squared differences from it; 0 and the sum of squares with rms. `length`: as above.
+  void (*moments)(const T* x, int64_t length, bool rms, double* mean, double* m2);
+  void (*forward)(const NormUnits<T>&);
   // y = ((x - mean) * rstd - lost) * weight + bias; weight and bias are [length] or null.
   void (*normalize)(const T* x, T* y, int64_t length, A mean, A rstd, A lost, const A* weight, const A* bias);
 

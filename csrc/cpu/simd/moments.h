@@ -53,14 +53,6 @@ struct WideSum<float> {
   FASTNN_INLINE double lane(int i) const { return i < Vec<double>::N ? low[i] : high[i - Vec<double>::N]; }
 };
 
-// The sum of the lanes in double: with few numbers to a lane, its own rounding would be most of the error.
-template <class T>
-FASTNN_INLINE double wide_total(Vec<T> a) {
-  WideSum<T> wide;
-  wide.add(a);
-  return wide.total();
-}
-
 template <class V>
 struct Sums {
   V v[kSums] = {V(0), V(0), V(0), V(0)};
