@@ -30,7 +30,11 @@ class TestNormalization(Family):
         case("LayerNorm", (4, 5, 6), (5, 6)),
         case("RMSNorm", (4, 5, 6), 6),
         case("GroupNorm", (4, 6, 5, 4), 3, 6),
-        *(case(name, shape, 3, **TRACKED, train=train) for name, shape in INSTANCE.items() for train in (True, False)),
+        *(
+            case(name, shape, 3, **TRACKED, train=train)
+            for name, shape in INSTANCE.items()
+            for train in (True, False)
+        ),
     )
     derivatives_cases = (
         case("LayerNorm", (3, 4), 4),
@@ -216,7 +220,11 @@ def test_constant_input(layer, capability):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 @pytest.mark.parametrize(
     "layer",
-    [*WITH_STATISTICS, case("RMSNorm", (6, 70), 70), case("InstanceNorm2d", (2, 3, 5, 5), 3, **TRACKED, train=False)],
+    [
+        *WITH_STATISTICS,
+        case("RMSNorm", (6, 70), 70),
+        case("InstanceNorm2d", (2, 3, 5, 5), 3, **TRACKED, train=False),
+    ],
     ids=lambda c: c.name,
 )
 def test_specials(layer, value, capability):
@@ -240,7 +248,9 @@ def test_derivatives_of_large_groups():
     """Several parts to a group in both layouts, the kernels' and the second derivatives' rules for weights alike."""
     x = torch.randn(1, 4, 7, 5, dtype=torch.float64)
     check_derivatives(case("GroupNorm", tuple(x.shape), 2, 4), x=x)
-    check_derivatives(case("GroupNorm", tuple(x.shape), 2, 4), x=x.contiguous(memory_format=torch.channels_last))
+    check_derivatives(
+        case("GroupNorm", tuple(x.shape), 2, 4), x=x.contiguous(memory_format=torch.channels_last)
+    )
 
 
 def test_dtypes_are_native(strict):

@@ -84,7 +84,16 @@ PRIVATE = {
     ],
     "_group_norm_backward": [
         (x(4, 6, 5), x(4, 6, 5), 2, x(6), plain(4, 2), plain(4, 2), 1e-5, [True, True, True]),
-        (plain(2, 6, 4, 5), plain(2, 6, 4, 5, last=True), 3, None, plain(2, 3), plain(2, 3), 1e-5, [True, False, True]),
+        (
+            plain(2, 6, 4, 5),
+            plain(2, 6, 4, 5, last=True),
+            3,
+            None,
+            plain(2, 3),
+            plain(2, 3),
+            1e-5,
+            [True, False, True],
+        ),
     ],
     "_instance_norm": [(x(4, 3, 5), x(3), None, torch.zeros(3), torch.ones(3), 0.1, 1e-5)],
     "_conv": [

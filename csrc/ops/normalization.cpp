@@ -122,10 +122,7 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, mean, rstd] = call_layer_norm(x, dims, weight, bias, eps, rms);
     ctx->save_for_backward({x, or_undefined(weight), mean, rstd});
-    ctx->saved_data["dims"] = dims;
-    ctx->saved_data["eps"] = eps;
-    if (rms) ctx->saved_data["rms"] = true;
-    if (!bias) ctx->saved_data["no bias"] = true;
+    save_arguments(ctx, dims, rms, !bias, eps);
     *statistics = {mean, rstd};
     return y;
   }
@@ -133,10 +130,10 @@ struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
     variable_list grads(7);
     if (!dy[0].defined()) return grads;
     const auto saved = ctx->get_saved_variables();
-    const auto mask = wanted_gradients(ctx, saved[1]);
-    auto [dx, dw, db] = call_layer_norm_backward(dy[0], saved[0], ctx->saved_data["dims"].toInt(), saved[1],
-                                                 saved[2], saved[3], ctx->saved_data["eps"].toDouble(),
-                                                 ctx->saved_data.count("rms") != 0, mask);
+    const SavedArguments a(ctx);
+    const auto mask = a.wanted_gradients(ctx, saved[1]);
+    auto [dx, dw, db] =
+        call_layer_norm_backward(dy[0], saved[0], a.number, saved[1], saved[2], saved[3], a.eps, a.rms, mask);
     if (mask[0]) grads[0] = dx;
     if (mask[1]) grads[1] = dw;
     if (mask[2]) grads[2] = db;

@@ -150,9 +150,7 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, mean, rstd] = call();
     ctx->save_for_backward({x, or_undefined(weight), mean, rstd});
-    ctx->saved_data["groups"] = G;
-    ctx->saved_data["eps"] = eps;
-    if (!bias) ctx->saved_data["no bias"] = true;
+    save_arguments(ctx, G, false, !bias, eps);
     *statistics = {mean, rstd};
     return y;
   }
@@ -160,9 +158,9 @@ struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
     variable_list grads(7);
     if (!dy[0].defined()) return grads;
     const auto saved = ctx->get_saved_variables();
-    const auto mask = wanted_gradients(ctx, saved[1]);
-    auto [dx, dw, db] = call_backward(dy[0], saved[0], ctx->saved_data["groups"].toInt(), saved[1], saved[2],
-                                      saved[3], ctx->saved_data["eps"].toDouble(), mask);
+    const SavedArguments a(ctx);
+    const auto mask = a.wanted_gradients(ctx, saved[1]);
+    auto [dx, dw, db] = call_backward(dy[0], saved[0], a.number, saved[1], saved[2], saved[3], a.eps, mask);
     if (mask[0]) grads[0] = dx;
     if (mask[1]) grads[1] = dw;
     if (mask[2]) grads[2] = db;

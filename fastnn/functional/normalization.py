@@ -72,6 +72,4 @@ def instance_norm(
                 return door().instance_norm(
                     input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
                 )
-    return F.instance_norm(
-        input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps
-    )
+    return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)

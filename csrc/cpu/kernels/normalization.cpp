@@ -46,20 +46,19 @@ __attribute__((noinline)) Moments wide_moments(const T* x, int64_t length, bool 
   return m;
 }
 
-// Two passes, the second over deviations d from a first mean: the mean is that plus sum(d) / n and m2 is
-// sum(d * d) - sum(d)^2 / n (Chan, Golub, LeVeque 1983): no cancellation whatever the data's offset, since
-// x - mean is exact where they are within a factor of two.
+// `inverse`: 1 / length. Two passes, the second over deviations d from a first mean: the mean is that plus
+// sum(d) / n and m2 is sum(d * d) - sum(d)^2 / n (Chan, Golub, LeVeque 1983): no cancellation whatever the
+// data's offset, since x - mean is exact where they are within a factor of two.
 template <class T, bool kRms>
-FASTNN_INLINE Moments moments_of(const T* x, int64_t length) {
+FASTNN_INLINE Moments moments_of(const T* x, int64_t length, double inverse) {
   using A = Compute<T>;
   using V = Vec<A>;
-  const double n = static_cast<double>(length);
   double centre = 0;
   if constexpr (!kRms) {
     Sums<V> sum;
     for_each_unrolled<V>(length, [&](int64_t i, int count, int slot)
                                      __attribute__((always_inline)) { sum.v[slot] += load_n(x + i, count); });
-    centre = static_cast<A>(total(sum) / n);
+    centre = static_cast<A>(total(sum) * inverse);
   }
   const V c(static_cast<A>(centre));
   Sums<V> rest, squares;
@@ -68,14 +67,15 @@ FASTNN_INLINE Moments moments_of(const T* x, int64_t length) {
     if constexpr (!kRms) rest.v[slot] += d;
     squares.v[slot] = fma(d, d, squares.v[slot]);
   });
-  const double lost = kRms ? 0 : total(rest), m2 = total(squares) - lost * lost / n;
+  const double lost = kRms ? 0 : total(rest), m2 = total(squares) - lost * lost * inverse;
   if (!(m2 - m2 == 0)) return wide_moments(x, length, kRms);
-  return {centre + lost / n, m2 < 0 ? 0 : m2};
+  return {centre + lost * inverse, m2 < 0 ? 0 : m2};
 }
 
 template <class T>
 void moments(const T* x, int64_t length, bool rms, double* mean, double* m2) {
-  const Moments m = rms ? moments_of<T, true>(x, length) : moments_of<T, false>(x, length);
+  const double inverse = 1 / static_cast<double>(length);
+  const Moments m = rms ? moments_of<T, true>(x, length, inverse) : moments_of<T, false>(x, length, inverse);
   *mean = m.mean;
   *m2 = m.m2;
 }
@@ -126,12 +126,13 @@ template <class T, bool kRms>
 void forward_of(const NormUnits<T>& p) {
   using A = Compute<T>;
   const int64_t parameters = p.length / p.inner;
+  const double inverse = 1 / static_cast<double>(p.length);
   int64_t group = p.group;
   for (int64_t u = 0; u < p.units; ++u) {
     const T* x = p.x + u * p.length;
     T* y = p.y + u * p.length;
-    const Moments m = moments_of<T, kRms>(x, p.length);
-    const double var = m.m2 / static_cast<double>(p.length), r = 1 / __builtin_sqrt(var + p.eps);
+    const Moments m = moments_of<T, kRms>(x, p.length, inverse);
+    const double var = m.m2 * inverse, r = 1 / __builtin_sqrt(var + p.eps);
     const A mean = static_cast<A>(m.mean), rstd = static_cast<A>(r);
     const double rounded = m.mean - static_cast<double>(mean);
     const A lost = static_cast<A>(rounded == rounded ? rounded * r : 0);
