@@ -26,7 +26,8 @@ struct NormUnits {
   bool rms;  // around 0: no mean is written
 };
 
-// Backward of some rows of layer norm, taken side by side. g stands for dy * weight.
+// Backward of some rows of layer norm, few enough to stay in cache between two looks. g stands for dy *
+// weight.
 template <class T>
 struct NormTile {
   using A = Compute<T>;
