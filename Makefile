@@ -51,7 +51,7 @@ test-cpp: env ## the kernels alone: C++ tests without torch
 sanitize: env ## the C++ tests under the address and undefined-behaviour sanitizers
 	@cmake --preset sanitize >/dev/null
 	@cmake --build --preset sanitize -j $(MAX_JOBS)
-	@ctest --preset sanitize
+	@ctest --preset sanitize -j $(MAX_JOBS)
 
 lint: build ## formatters, linters, types, layout, symbols
 	ruff check .

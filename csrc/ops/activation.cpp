@@ -8,6 +8,7 @@
 #include "fastnn/activation_table.h"
 #include "ops/activation_aten.h"
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
@@ -21,7 +22,7 @@ int checked(int64_t kind) {
 
 // y = f(x). x: any shape and strides; y: the strides that torch's own element-wise ops would give.
 Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
-  Tensor y = at::empty_like(x);
+  Tensor y = fresh_like(x);
   const Tensor dense = with_layout_of(x, y);
   cpu::activation_forward({.kind = checked(kind),
                            .dtype = dtype_of(x),
@@ -36,7 +37,7 @@ Tensor activation_cpu(const Tensor& x, int64_t kind, double a, double b) {
 // dx = dy * f'(x), from `saved`, which is x or y as the table says.
 Tensor activation_backward_cpu(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   check_like(dy, saved, "dy");
-  Tensor dx = at::empty_like(saved);
+  Tensor dx = fresh_like(saved);
   const bool broadcast = is_broadcast_number(dy);
   const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
   cpu::activation_backward({.kind = checked(kind),
@@ -81,49 +82,48 @@ void run_in_place(const Tensor& x, int64_t kind, double a, double b) {
                            .b = b});
 }
 
-struct ActivationFunction : torch::autograd::Function<ActivationFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, Tensor x, int64_t kind, double a, double b,
-                        bool in_place) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(x));
-    Tensor y = x, saved = x;
-    if (in_place) {
-      if (!saves_y) saved = x.clone();
-      run_in_place(x, kind, a, b);
-      ctx->mark_dirty({x});
-    } else {
-      y = activation(x, kind, a, b);
-    }
-    ctx->save_for_backward({saves_y ? y : saved});
-    ctx->saved_data["kind"] = kind;
-    ctx->saved_data["a"] = a;
-    ctx->saved_data["b"] = b;
-    return y;
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 const torch::autograd::variable_list& dy) {
-    const auto saved = ctx->get_saved_variables();
-    Tensor dx;
-    if (dy[0].defined()) {
-      dx = activation_backward(dy[0], saved[0], ctx->saved_data["kind"].toInt(),
-                               ctx->saved_data["a"].toDouble(), ctx->saved_data["b"].toDouble());
-    }
-    return {dx, Tensor(), Tensor(), Tensor(), Tensor()};
+struct ActivationGradient {
+  static constexpr const char* kName = "ActivationBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<int64_t, double, double>;
+  static variable_list backward(const variable_list& dy, const Saved<1>& saved, const Wanted<1>&,
+                                int64_t kind, double a, double b) {
+    return {activation_backward(dy[0], saved[0], kind, a, b)};
   }
 };
 
 Tensor activation_autograd(const Tensor& x, int64_t kind, double a, double b) {
-  if (at::GradMode::is_enabled() && x.requires_grad())
-    return ActivationFunction::apply(x, kind, a, b, /*in_place=*/false);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return activation(x, kind, a, b);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return activation(x, kind, a, b);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<ActivationGradient>({kind, a, b}, x);
+  const Tensor y = run();
+  node->output(y).keep(0, kActivationInfo[checked(kind)].saves_y(dtype_of(x)) ? y : x);
+  return y;
+}
+
+// x = f(x), which has been found free to be overwritten.
+Tensor activation_in_place(const Tensor& x, int64_t kind, double a, double b) {
+  if (!records(x)) {
+    run_in_place(x, kind, a, b);
+    if (!x.is_inference()) x.unsafeGetTensorImpl()->bump_version();
+    return x;
+  }
+  const auto node = make_node<ActivationGradient>({kind, a, b}, x);
+  const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(x));
+  if (!saves_y) node->keep(0, x.detach().clone());
+  run_in_place(x, kind, a, b);
+  node->overwritten(x);
+  if (saves_y) node->keep(0, x);
+  return x;
 }
 
 // Under create_graph the backward itself is differentiated: torch's own formula, which is made of ops that
 // can be.
 Tensor activation_backward_autograd(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
-  if (at::GradMode::is_enabled() && (dy.requires_grad() || saved.requires_grad())) {
+  if (records(dy, saved)) {
     const bool saves_y = kActivationInfo[checked(kind)].saves_y(dtype_of(saved));
     return activation_aten(checked(kind)).backward(dy, saved, saves_y, a, b);
   }
@@ -168,7 +168,8 @@ Tensor out_of_place(int kind, const Tensor& input, double a, double b) {
   // torch's log_sigmoid is contiguous whatever the input.
   const Tensor x = kind == ActivationKind::kLogsigmoid ? input.contiguous() : input;
   return front(
-      activation_ops[kind], why_not_activation(kind, x, a, b), [&] { return activation(x, kind, a, b); },
+      activation_ops[kind], why_not_activation(kind, x, a, b),
+      [&] { return activation_autograd(x, kind, a, b); },
       [&] { return activation_aten(kind).forward(x, a, b); });
 }
 
@@ -182,21 +183,15 @@ const char* why_not_in_place(int kind, const Tensor& x, double a, double b) {
 }
 
 Tensor in_place(int kind, Tensor x, double a, double b) {
-  const auto native = [&] {
-    if (at::GradMode::is_enabled() && x.requires_grad())
-      return ActivationFunction::apply(x, kind, a, b, true);
-    run_in_place(x, kind, a, b);
-    if (!x.is_inference()) x.unsafeGetTensorImpl()->bump_version();
-    return x;
-  };
   const auto torch = [&] {
     // torch's threshold_ alone takes overlapping tensors.
     if (kind == ActivationKind::kThreshold) return at::threshold_(x, a, b);
     // The graph may need what is overwritten.
-    const bool keep = at::GradMode::is_enabled() && x.requires_grad();
-    return x.copy_(activation_aten(kind).forward(keep ? x.clone() : x, a, b));
+    return x.copy_(activation_aten(kind).forward(records(x) ? x.clone() : x, a, b));
   };
-  return front(activation_ops[kind], why_not_in_place(kind, x, a, b), native, torch);
+  return front(
+      activation_ops[kind], why_not_in_place(kind, x, a, b),
+      [&] { return activation_in_place(x, kind, a, b); }, torch);
 }
 
 // The front ops as C++ functions with as many parameters as the activation has.

@@ -4,12 +4,10 @@
 
 #include "fastnn/activation.h"
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // --- PReLU -----------------------------------------------------------------------------------------------
 
@@ -29,7 +27,7 @@ ChannelView channel_view(const Tensor& dense, const Tensor& w) {
 }
 
 Tensor prelu_cpu(const Tensor& x, const Tensor& w) {
-  Tensor y = at::empty_like(x);
+  Tensor y = fresh_like(x);
   const Tensor dense = with_layout_of(x, y), weight = w.contiguous();
   const ChannelView v = channel_view(y, w);
   cpu::prelu_forward({.dtype = dtype_of(x),
@@ -44,7 +42,7 @@ Tensor prelu_cpu(const Tensor& x, const Tensor& w) {
 
 std::tuple<Tensor, Tensor> prelu_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& w) {
   check_like(dy, x, "dy");
-  Tensor dx = at::empty_like(x), dw = at::empty(w.sizes(), w.options());
+  Tensor dx = fresh_like(x), dw = at::empty(w.sizes(), w.options());
   const Tensor dense_dy = with_layout_of(dy, dx), dense_x = with_layout_of(x, dx), weight = w.contiguous();
   const ChannelView v = channel_view(dx, w);
   cpu::prelu_backward({.dtype = dtype_of(x),
@@ -76,29 +74,30 @@ std::tuple<Tensor, Tensor> call_prelu_backward(const Tensor& dy, const Tensor& x
   return op.call(dy, x, w);
 }
 
-struct PreluFunction : torch::autograd::Function<PreluFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& w) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({x, w});
-    return call_prelu(x, w);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    const auto saved = ctx->get_saved_variables();
-    if (!dy[0].defined()) return {Tensor(), Tensor()};
+struct PreluGradient {
+  static constexpr const char* kName = "PreluBackward";
+  static constexpr int kInputs = 2, kSaved = 2;
+  using Arguments = std::tuple<>;
+  static variable_list backward(const variable_list& dy, const Saved<2>& saved, const Wanted<2>&) {
     auto [dx, dw] = call_prelu_backward(dy[0], saved[0], saved[1]);
     return {dx, dw};
   }
 };
 
 Tensor prelu_autograd(const Tensor& x, const Tensor& w) {
-  if (at::GradMode::is_enabled() && (x.requires_grad() || w.requires_grad()))
-    return PreluFunction::apply(x, w);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_prelu(x, w);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_prelu(x, w);
+  };
+  if (!records(x, w)) return run();
+  const auto node = make_node<PreluGradient>({}, x, w);
+  const Tensor y = run();
+  node->output(y).keep(0, x).keep(1, w);
+  return y;
 }
 
 std::tuple<Tensor, Tensor> prelu_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& w) {
-  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x) || needs_grad(w))) {
+  if (records(dy, x, w)) {
     // The weight against x: its channels are dimension 1.
     std::vector<c10::SymInt> shape(std::max<int64_t>(x.dim(), 1), 1);
     if (w.sym_numel() != 1) shape[1] = w.sym_numel();
@@ -193,28 +192,30 @@ Tensor call_glu_backward(const Tensor& dy, const Tensor& x, int64_t dim) {
   return op.call(dy, x, dim);
 }
 
-struct GluFunction : torch::autograd::Function<GluFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t dim) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({x});
-    ctx->saved_data["dim"] = dim;
-    return call_glu(x, dim);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    const auto saved = ctx->get_saved_variables();
-    if (!dy[0].defined()) return {Tensor(), Tensor()};
-    return {call_glu_backward(dy[0], saved[0], ctx->saved_data["dim"].toInt()), Tensor()};
+struct GluGradient {
+  static constexpr const char* kName = "GluBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<1>& saved, const Wanted<1>&,
+                                int64_t dim) {
+    return {call_glu_backward(dy[0], saved[0], dim)};
   }
 };
 
 Tensor glu_autograd(const Tensor& x, int64_t dim) {
-  if (at::GradMode::is_enabled() && x.requires_grad()) return GluFunction::apply(x, dim);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_glu(x, dim);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_glu(x, dim);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<GluGradient>({dim}, x);
+  const Tensor y = run();
+  node->output(y).keep(0, x);
+  return y;
 }
 
 Tensor glu_backward_autograd(const Tensor& dy, const Tensor& x, int64_t dim) {
-  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x))) {
+  if (records(dy, x)) {
     const auto parts = x.chunk(2, dim);
     const Tensor s = at::sigmoid(parts[1]), du = dy * s;
     return at::cat({du, du * parts[0] * (1 - s)}, dim);
@@ -262,7 +263,7 @@ const char* why_not_prelu(const Tensor& x, const Tensor& w) {
 
 Tensor prelu(const Tensor& input, const Tensor& weight) {
   return front(
-      prelu_op, why_not_prelu(input, weight), [&] { return call_prelu(input, weight); },
+      prelu_op, why_not_prelu(input, weight), [&] { return prelu_autograd(input, weight); },
       [&] { return at::prelu(input, weight); });
 }
 
@@ -274,7 +275,7 @@ const char* why_not_glu(const Tensor& x, int64_t dim) {
 
 Tensor glu(const Tensor& input, int64_t dim) {
   return front(
-      glu_op, why_not_glu(input, dim), [&] { return call_glu(input, dim < 0 ? dim + input.dim() : dim); },
+      glu_op, why_not_glu(input, dim), [&] { return glu_autograd(input, dim < 0 ? dim + input.dim() : dim); },
       [&] { return at::glu(input, dim); });
 }
 

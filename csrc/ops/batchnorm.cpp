@@ -2,13 +2,12 @@
 // running statistics, one backward op for both, autograd, the front op.
 #include "fastnn/batchnorm.h"
 
+#include "ops/node.h"
 #include "ops/parameters.h"
 
 namespace fastnn::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
@@ -142,62 +141,16 @@ Tensors batch_norm_backward(const Tensor& dy, const Tensor& x, const OptionalTen
   return op.call(dy, x, weight, mean, spread, training, eps, mask);
 }
 
-void save(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
-          const Tensor& mean, const Tensor& spread) {
-  ctx->save_for_backward({x, or_undefined(weight), mean, spread});
-  if (!bias) ctx->saved_data["no bias"] = true;
-}
-
-// Gradients of x, weight and bias, which are the first inputs of both Functions.
-void gradients(AutogradContext* ctx, const Tensor& dy, bool training, double eps, variable_list& grads) {
-  if (!dy.defined()) return;
-  const auto saved = ctx->get_saved_variables();
-  // needs_input_grad counts the tensors that are there, not the arguments.
-  const bool has_weight = saved[1].defined(), has_bias = ctx->saved_data.count("no bias") == 0;
-  const std::array<bool, 3> mask = {ctx->needs_input_grad(0), has_weight && ctx->needs_input_grad(1),
-                                    has_bias && ctx->needs_input_grad(has_weight ? 2 : 1)};
-  auto [dx, dw, db] = batch_norm_backward(dy, saved[0], saved[1], saved[2], saved[3], training, eps, mask);
-  if (mask[0]) grads[0] = dx;
-  if (mask[1]) grads[1] = dw;
-  if (mask[2]) grads[2] = db;
-}
-
-struct Statistics {
-  Tensor mean, invstd;
-};
-
-struct TrainFunction : torch::autograd::Function<TrainFunction> {
-  // The statistics leave through `statistics`: as outputs they would be wrapped at some cost, to no use.
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
-                        const OptionalTensor& bias, const OptionalTensor& running_mean,
-                        const OptionalTensor& running_var, double momentum, double eps,
-                        Statistics* statistics) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, mean, invstd] = batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
-    save(ctx, x, weight, bias, mean, invstd);
-    *statistics = {mean, invstd};
-    return y;
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(8);
-    gradients(ctx, dy[0], true, /*eps=*/0, grads);  // invstd has it
-    return grads;
-  }
-};
-
-struct EvalFunction : torch::autograd::Function<EvalFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
-                        const OptionalTensor& bias, const Tensor& running_mean, const Tensor& running_var,
-                        double eps) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    save(ctx, x, weight, bias, running_mean, running_var);
-    ctx->saved_data["eps"] = eps;
-    return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(6);
-    gradients(ctx, dy[0], false, ctx->saved_data["eps"].toDouble(), grads);
-    return grads;
+// training: mean and invstd of the batch are saved; otherwise the running ones, whose invstd needs eps.
+struct BatchNormGradient {
+  static constexpr const char* kName = "BatchNormBackward";
+  static constexpr int kInputs = 3, kSaved = 4;
+  using Arguments = std::tuple<bool, double>;
+  static variable_list backward(const variable_list& dy, const Saved<4>& saved, const Wanted<3>& wanted,
+                                bool training, double eps) {
+    const auto& [x, weight, mean, spread] = saved;
+    auto [dx, dw, db] = batch_norm_backward(dy[0], x, weight, mean, spread, training, eps, wanted);
+    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor()};
   }
 };
 
@@ -206,27 +159,34 @@ Tensors train_autograd(const Tensor& x, const OptionalTensor& weight, const Opti
                        double eps) {
   announce_change(running_mean);
   announce_change(running_var);
-  if (any_needs_grad(x, weight, bias)) {
-    Statistics statistics;
-    Tensor y = TrainFunction::apply(x, weight, bias, running_mean, running_var, momentum, eps, &statistics);
-    return {y, statistics.mean, statistics.invstd};
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
+  };
+  if (!records(x, weight, bias)) return run();
+  const auto node = make_node<BatchNormGradient>({/*training=*/true, /*eps=*/0.0}, x, weight, bias);
+  auto [y, mean, invstd] = run();
+  node->output(y).keep(0, x).keep(1, or_undefined(weight)).keep(2, mean).keep(3, invstd);
+  return {y, mean, invstd};
 }
 
 Tensor eval_autograd(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                      const Tensor& running_mean, const Tensor& running_var, double eps) {
-  if (any_needs_grad(x, weight, bias))
-    return EvalFunction::apply(x, weight, bias, running_mean, running_var, eps);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return batch_norm_eval(x, weight, bias, running_mean, running_var, eps);
+  };
+  if (!records(x, weight, bias)) return run();
+  const auto node = make_node<BatchNormGradient>({/*training=*/false, eps}, x, weight, bias);
+  const Tensor y = run();
+  node->output(y).keep(0, x).keep(1, or_undefined(weight)).keep(2, running_mean).keep(3, running_var);
+  return y;
 }
 
 // Second derivatives: torch's backward op is differentiable. It wants one dtype, the compute type.
 Tensors backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& weight, const Tensor& mean,
                           const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
-  if (!at::GradMode::is_enabled() || !(needs_grad(dy) || needs_grad(x) || (weight && needs_grad(*weight)))) {
+  if (!records(dy, x, weight)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return batch_norm_backward(dy, x, weight, mean, spread, training, eps, mask);
   }
@@ -305,8 +265,8 @@ Tensor batch_norm(const Tensor& input, const OptionalTensor& running_mean, const
   return front(
       batch_norm_op, reason,
       [&] {
-        if (!training) return batch_norm_eval(input, weight, bias, *running_mean, *running_var, eps);
-        return std::get<0>(batch_norm_train(input, weight, bias, running_mean, running_var, momentum, eps));
+        if (!training) return eval_autograd(input, weight, bias, *running_mean, *running_var, eps);
+        return std::get<0>(train_autograd(input, weight, bias, running_mean, running_var, momentum, eps));
       },
       [&] {
         return at::batch_norm(input, weight, bias, running_mean, running_var, training, momentum, eps,

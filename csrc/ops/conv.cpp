@@ -4,6 +4,7 @@
 #include <array>
 
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
@@ -183,53 +184,40 @@ Tensors conv_backward(const Tensor& dy, const Tensor& x, const Tensor& w, IntArr
   return op.call(dy, x, w, stride, padding, dilation, transposed, output_padding, groups, output_mask);
 }
 
-struct ConvFunction : torch::autograd::Function<ConvFunction> {
-  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& x, const Tensor& w,
-                        const std::optional<Tensor>& b, IntArrayRef stride, IntArrayRef padding,
-                        IntArrayRef dilation, bool transposed, IntArrayRef output_padding, int64_t groups) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({x, w});
-    ctx->saved_data["bias"] = b && b->defined();
-    ctx->saved_data["stride"] = stride;
-    ctx->saved_data["padding"] = padding;
-    ctx->saved_data["dilation"] = dilation;
-    ctx->saved_data["transposed"] = transposed;
-    ctx->saved_data["output_padding"] = output_padding;
-    ctx->saved_data["groups"] = groups;
-    return conv(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 const torch::autograd::variable_list& dy) {
-    torch::autograd::variable_list grads(9);
-    if (!dy[0].defined()) return grads;
-    const auto saved = ctx->get_saved_variables();
-    auto& data = ctx->saved_data;
-    // An argument without a tensor has no place in needs_input_grad.
-    const bool bias = data["bias"].toBool() && ctx->needs_input_grad(2);
-    std::tie(grads[0], grads[1], grads[2]) = conv_backward(
-        dy[0], saved[0], saved[1], data["stride"].toIntVector(), data["padding"].toIntVector(),
-        data["dilation"].toIntVector(), data["transposed"].toBool(), data["output_padding"].toIntVector(),
-        data["groups"].toInt(), {ctx->needs_input_grad(0), ctx->needs_input_grad(1), bias});
-    return grads;
+struct ConvGradient {
+  static constexpr const char* kName = "ConvBackward";
+  static constexpr int kInputs = 3, kSaved = 2;
+  using Ints = std::vector<int64_t>;
+  using Arguments = std::tuple<Ints, Ints, Ints, bool, Ints, int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<2>& saved, const Wanted<3>& wanted,
+                                IntArrayRef stride, IntArrayRef padding, IntArrayRef dilation,
+                                bool transposed, IntArrayRef output_padding, int64_t groups) {
+    auto [dx, dw, db] = conv_backward(dy[0], saved[0], saved[1], stride, padding, dilation, transposed,
+                                      output_padding, groups, wanted);
+    return {dx, dw, db};
   }
 };
 
 Tensor conv_autograd(const Tensor& x, const Tensor& w, const std::optional<Tensor>& b, IntArrayRef stride,
                      IntArrayRef padding, IntArrayRef dilation, bool transposed, IntArrayRef output_padding,
                      int64_t groups) {
-  if (at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(w) || (b && needs_grad(*b)))) {
-    return ConvFunction::apply(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return conv(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return conv(x, w, b, stride, padding, dilation, transposed, output_padding, groups);
+  };
+  if (!records(x, w, b)) return run();
+  const auto node = make_node<ConvGradient>(
+      {stride.vec(), padding.vec(), dilation.vec(), transposed, output_padding.vec(), groups}, x, w, b);
+  const Tensor y = run();
+  node->output(y).keep(0, x).keep(1, w);
+  return y;
 }
 
 // Under create_graph the backward itself is differentiated: torch's own op, which can be.
 Tensors conv_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& w, IntArrayRef stride,
                                IntArrayRef padding, IntArrayRef dilation, bool transposed,
                                IntArrayRef output_padding, int64_t groups, std::array<bool, 3> output_mask) {
-  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(x) || needs_grad(w))) {
+  if (records(dy, x, w)) {
     const int64_t bias[] = {dy.size(1)};
     return at::convolution_backward(dy, x, w, bias, stride, padding, dilation, transposed, output_padding,
                                     groups, output_mask);
@@ -329,8 +317,8 @@ struct Call {
 
   Tensor native() const {
     const bool batched = input.dim() == nd + 2;
-    const Tensor y = conv(batched ? input : input.unsqueeze(0), weight, bias, stride, padding, dilation,
-                          transposed, output_padding, groups);
+    const Tensor y = conv_autograd(batched ? input : input.unsqueeze(0), weight, bias, stride, padding,
+                                   dilation, transposed, output_padding, groups);
     return batched ? y : y.squeeze(0);
   }
 

@@ -10,12 +10,10 @@
 #include <numeric>
 
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // --- private op ------------------------------------------------------------------------------------------
 
@@ -25,7 +23,7 @@ Tensor dropout_cpu(const Tensor& x, double p, double scale, double kept, double 
   TORCH_CHECK(p >= 0 && p < 1, "fastnn::_dropout: p must be in [0, 1), but is ", p);
   TORCH_CHECK(length > 0 && x.numel() % length == 0, "fastnn::_dropout: length does not divide the input");
   const Tensor dense = x.contiguous();
-  Tensor y = at::empty_like(dense);
+  Tensor y = fresh_like(dense);
   cpu::dropout({.dtype = dtype_of(x),
                 .decisions = x.numel() / length,
                 .length = length,
@@ -50,34 +48,27 @@ Tensor masked(const Tensor& x, double p, double scale, double kept, double dropp
   return op.call(x, p, scale, kept, dropped, length, seed, offset);
 }
 
-struct DropoutFunction : torch::autograd::Function<DropoutFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, double p, double scale, double kept,
-                        double dropped, int64_t length, int64_t seed, int64_t offset) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->saved_data["p"] = p;
-    ctx->saved_data["scale"] = scale;
-    ctx->saved_data["length"] = length;
-    ctx->saved_data["seed"] = seed;
-    ctx->saved_data["offset"] = offset;
-    return masked(x, p, scale, kept, dropped, length, seed, offset);
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(8);
-    auto& saved = ctx->saved_data;
-    if (dy[0].defined()) {
-      grads[0] = masked(dy[0], saved["p"].toDouble(), saved["scale"].toDouble(), 0, 0,
-                        saved["length"].toInt(), saved["seed"].toInt(), saved["offset"].toInt());
-    }
-    return grads;
+struct DropoutGradient {
+  static constexpr const char* kName = "DropoutBackward";
+  static constexpr int kInputs = 1, kSaved = 0;
+  using Arguments = std::tuple<double, double, int64_t, int64_t, int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<0>&, const Wanted<1>&, double p,
+                                double scale, int64_t length, int64_t seed, int64_t offset) {
+    return {masked(dy[0], p, scale, 0, 0, length, seed, offset)};
   }
 };
 
 Tensor dropout_autograd(const Tensor& x, double p, double scale, double kept, double dropped, int64_t length,
                         int64_t seed, int64_t offset) {
-  if (at::GradMode::is_enabled() && x.requires_grad())
-    return DropoutFunction::apply(x, p, scale, kept, dropped, length, seed, offset);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return masked(x, p, scale, kept, dropped, length, seed, offset);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return masked(x, p, scale, kept, dropped, length, seed, offset);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<DropoutGradient>({p, scale, length, seed, offset}, x);
+  const Tensor y = run();
+  node->output(y);
+  return y;
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
@@ -127,7 +118,7 @@ struct Draw {
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {
-    return masked(x, p, scale, kept, dropped, length, seed, offset);
+    return dropout_autograd(x, p, scale, kept, dropped, length, seed, offset);
   }
 };
 

@@ -58,8 +58,12 @@ Op::Op(const char* name, const char* private_op, unsigned dtypes, bool autocast)
 }
 
 bool Op::has_cuda_kernel() const {
+  // Only a yes is final: the library may load after the first question, it never unloads.
+  if (cuda_kernel_found_.load(std::memory_order_relaxed)) return true;
   const auto schema = c10::Dispatcher::singleton().findSchema({std::string("fastnn::") + private_op, ""});
-  return schema && schema->hasKernelForDispatchKey(DispatchKey::CUDA);
+  const bool found = schema && schema->hasKernelForDispatchKey(DispatchKey::CUDA);
+  if (found) cuda_kernel_found_.store(true, std::memory_order_relaxed);
+  return found;
 }
 
 const std::vector<const Op*>& all_ops() {

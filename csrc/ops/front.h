@@ -34,6 +34,9 @@ struct Op {
   const char* const private_op;
   const unsigned dtypes;
   const bool autocast;
+
+ private:
+  mutable std::atomic<bool> cuda_kernel_found_{false};
 };
 const std::vector<const Op*>& all_ops();
 
@@ -66,6 +69,8 @@ void note_native(const Op& op);
 // In strict mode throws: torch's op has run, but the caller asked for fastnn's kernels.
 void note_fallback(const Op& op, const char* reason);
 
+// Runs native(), the private op's autograd kernel, or torch(). Called as a function and not as an op:
+// why_not() has found nothing that the dispatcher would do in between.
 template <class Native, class Torch>
 auto front(const Op& op, const char* reason, const Native& native, const Torch& torch) {
   if (reason == nullptr) {

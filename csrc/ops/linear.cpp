@@ -2,12 +2,11 @@
 #include "fastnn/linear.h"
 
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
@@ -108,45 +107,33 @@ OptionalTensor optional(const Tensor& t) {
   return t.defined() ? OptionalTensor(t) : std::nullopt;
 }
 
-struct LinearFunction : torch::autograd::Function<LinearFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
-                        const OptionalTensor& bias) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    // Only what a gradient will read: a frozen weight keeps no input alive.
-    ctx->save_for_backward({needs_grad(weight) ? x : Tensor(), needs_grad(x) ? weight : Tensor()});
-    ctx->saved_data["bias"] = bias.has_value();
-    return linear_op_call(x, weight, bias);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    const auto saved = ctx->get_saved_variables();
-    variable_list grads(3);
-    if (!dy[0].defined()) return grads;
-    // Inputs that were not given have no place in the numbering.
-    const bool needs_db = ctx->saved_data["bias"].toBool() && ctx->needs_input_grad(2);
-    const std::array<bool, 3> mask = {ctx->needs_input_grad(0), ctx->needs_input_grad(1), needs_db};
-    auto [dx, dw, db] = linear_backward(dy[0], optional(saved[0]), optional(saved[1]), mask);
-    if (mask[0]) grads[0] = dx;
-    if (mask[1]) grads[1] = dw;
-    if (mask[2]) grads[2] = db;
-    return grads;
+struct LinearGradient {
+  static constexpr const char* kName = "LinearBackward";
+  static constexpr int kInputs = 3, kSaved = 2;
+  using Arguments = std::tuple<>;
+  static variable_list backward(const variable_list& dy, const Saved<2>& saved, const Wanted<3>& wanted) {
+    auto [dx, dw, db] = linear_backward(dy[0], optional(saved[0]), optional(saved[1]), wanted);
+    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor()};
   }
 };
 
 Tensor linear_autograd(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  if (at::GradMode::is_enabled() && (needs_grad(x) || needs_grad(weight) || (bias && needs_grad(*bias)))) {
-    return LinearFunction::apply(x, weight, bias);
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return linear_op_call(x, weight, bias);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return linear_op_call(x, weight, bias);
+  };
+  if (!records(x, weight, bias)) return run();
+  const auto node = make_node<LinearGradient>({}, x, weight, bias);
+  const Tensor y = run();
+  // Only what a gradient will read: a frozen weight keeps no input alive.
+  node->output(y).keep(0, needs_grad(weight) ? x : Tensor()).keep(1, needs_grad(x) ? weight : Tensor());
+  return y;
 }
 
 // Second derivatives: the same products from torch's differentiable ops.
 Tensors linear_backward_autograd(const Tensor& dy, const OptionalTensor& x, const OptionalTensor& weight,
                                  std::array<bool, 3> mask) {
-  const bool differentiate = at::GradMode::is_enabled() &&
-                             (needs_grad(dy) || (x && needs_grad(*x)) || (weight && needs_grad(*weight)));
-  if (!differentiate) {
+  if (!records(dy, x, weight)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return linear_backward(dy, x, weight, mask);
   }
@@ -188,7 +175,7 @@ const char* why_not_linear(const Tensor& input, const Tensor& weight, const Tens
 Tensor linear(const Tensor& input, const Tensor& weight, const OptionalTensor& bias) {
   return front(
       linear_op, why_not_linear(input, weight, bias.value_or(Tensor())),
-      [&] { return linear_op_call(input, weight, bias); }, [&] { return at::linear(input, weight, bias); });
+      [&] { return linear_autograd(input, weight, bias); }, [&] { return at::linear(input, weight, bias); });
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {

@@ -2,6 +2,7 @@
 #pragma once
 #include "fastnn/pooling.h"
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 
@@ -57,10 +58,6 @@ bool keeps_channels_last(const Tensor& x, const Windows& w, bool is_max);
 Tensor empty_pooled(c10::SymIntArrayRef size, const at::TensorOptions& options, const Windows& w,
                     bool channels_last);
 Tensor in_layout(const Tensor& t, const Windows& w, bool channels_last);
-
-inline bool wants_grad(const Tensor& x) {
-  return at::GradMode::is_enabled() && x.requires_grad();
-}
 
 // A Python int, or a tuple or list of them.
 struct IntList {

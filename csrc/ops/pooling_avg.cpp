@@ -8,8 +8,6 @@ namespace fastnn::ops {
 namespace {
 
 using c10::SymIntArrayRef;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
@@ -66,61 +64,53 @@ Tensor avg_pool_backward(const Tensor& dy, SymIntArrayRef input_size, bool chann
   return op.call(dy, input_size, channels_last, window, count_include_pad, divisor);
 }
 
-struct AvgPoolFunction : torch::autograd::Function<AvgPoolFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, at::IntArrayRef window, bool count_include_pad,
-                        int64_t divisor) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->saved_data["input_size"] = x.sym_sizes();
-    ctx->saved_data["channels_last"] = keeps_channels_last(x, Windows::from(window), false);
-    ctx->saved_data["window"] = window;
-    ctx->saved_data["count_include_pad"] = count_include_pad;
-    ctx->saved_data["divisor"] = divisor;
-    return avg_pool(x, window, count_include_pad, divisor);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(4);
-    if (!dy[0].defined()) return grads;
-    auto& saved = ctx->saved_data;
-    grads[0] = avg_pool_backward(dy[0], saved["input_size"].toSymIntVector(), saved["channels_last"].toBool(),
-                                 saved["window"].toIntVector(), saved["count_include_pad"].toBool(),
-                                 saved["divisor"].toInt());
-    return grads;
+struct AvgPoolGradient {
+  static constexpr const char* kName = "AvgPoolBackward";
+  static constexpr int kInputs = 1, kSaved = 0;
+  using Arguments = std::tuple<std::vector<c10::SymInt>, bool, std::vector<int64_t>, bool, int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<0>&, const Wanted<1>&,
+                                SymIntArrayRef input_size, bool channels_last, at::IntArrayRef window,
+                                bool count_include_pad, int64_t divisor) {
+    return {avg_pool_backward(dy[0], input_size, channels_last, window, count_include_pad, divisor)};
   }
 };
 
 Tensor avg_pool_autograd(const Tensor& x, at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
-  if (wants_grad(x)) return AvgPoolFunction::apply(x, window, count_include_pad, divisor);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return avg_pool(x, window, count_include_pad, divisor);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return avg_pool(x, window, count_include_pad, divisor);
+  };
+  if (!records(x)) return run();
+  const auto node =
+      make_node<AvgPoolGradient>({x.sym_sizes().vec(), keeps_channels_last(x, Windows::from(window), false),
+                                  window.vec(), count_include_pad, divisor},
+                                 x);
+  const Tensor y = run();
+  node->output(y);
+  return y;
 }
 
-struct AvgPoolBackwardFunction : torch::autograd::Function<AvgPoolBackwardFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& dy, SymIntArrayRef input_size, bool channels_last,
-                        at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->saved_data["window"] = window;
-    ctx->saved_data["count_include_pad"] = count_include_pad;
-    ctx->saved_data["divisor"] = divisor;
-    return avg_pool_backward(dy, input_size, channels_last, window, count_include_pad, divisor);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& ddx) {
-    variable_list grads(6);
-    auto& saved = ctx->saved_data;
-    if (ddx[0].defined())
-      grads[0] = avg_pool(ddx[0], saved["window"].toIntVector(), saved["count_include_pad"].toBool(),
-                          saved["divisor"].toInt());
-    return grads;
+struct AvgPoolSecondGradient {
+  static constexpr const char* kName = "AvgPoolBackwardBackward";
+  static constexpr int kInputs = 1, kSaved = 0;
+  using Arguments = std::tuple<std::vector<int64_t>, bool, int64_t>;
+  static variable_list backward(const variable_list& ddx, const Saved<0>&, const Wanted<1>&,
+                                at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
+    return {avg_pool(ddx[0], window, count_include_pad, divisor)};
   }
 };
 
 Tensor avg_pool_backward_autograd(const Tensor& dy, SymIntArrayRef input_size, bool channels_last,
                                   at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
-  if (wants_grad(dy))
-    return AvgPoolBackwardFunction::apply(dy, input_size, channels_last, window, count_include_pad, divisor);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return avg_pool_backward(dy, input_size, channels_last, window, count_include_pad, divisor);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return avg_pool_backward(dy, input_size, channels_last, window, count_include_pad, divisor);
+  };
+  if (!records(dy)) return run();
+  const auto node = make_node<AvgPoolSecondGradient>({window.vec(), count_include_pad, divisor}, dy);
+  const Tensor dx = run();
+  node->output(dx);
+  return dx;
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
@@ -165,7 +155,8 @@ Tensor avg_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArra
   if (reason == nullptr && divisor_override == 0) reason = "a divisor of zero";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, {1}, ceil_mode, w);
   return front(
-      op, reason, [&] { return avg_pool(input, w.list(), count_include_pad, divisor_override.value_or(0)); },
+      op, reason,
+      [&] { return avg_pool_autograd(input, w.list(), count_include_pad, divisor_override.value_or(0)); },
       [&] {
         if constexpr (R == 1)
           return at::avg_pool1d(input, kernel_size, stride, padding, ceil_mode, count_include_pad);
@@ -197,7 +188,7 @@ Tensor adaptive_avg_pool_nd(const Tensor& input, Size output_size) {
     }
   }
   return front(
-      op, reason, [&] { return avg_pool(input, w.list(), true, 0); },
+      op, reason, [&] { return avg_pool_autograd(input, w.list(), true, 0); },
       [&] {
         if constexpr (R == 1) return at::adaptive_avg_pool1d(input, output_size);
         if constexpr (R == 2) return at::adaptive_avg_pool2d_symint(input, output_size);

@@ -10,8 +10,6 @@ namespace {
 
 using c10::SymInt;
 using c10::SymIntArrayRef;
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 at::ScalarType code_type(const PoolShape& s) {
   return pool_codes_are_bytes(s) ? at::kByte : at::kInt;
@@ -115,66 +113,55 @@ Tensor max_pool_indices(const Tensor& codes, SymIntArrayRef input_size, at::IntA
   return op.call(codes, input_size, window);
 }
 
-struct MaxPoolFunction : torch::autograd::Function<MaxPoolFunction> {
-  static variable_list forward(AutogradContext* ctx, const Tensor& x, at::IntArrayRef window) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, codes] = max_pool(x, window, true);
-    ctx->save_for_backward({codes});
-    ctx->mark_non_differentiable({codes});
-    ctx->set_materialize_grads(false);
-    ctx->saved_data["window"] = window;
-    ctx->saved_data["input_size"] = x.sym_sizes();
-    ctx->saved_data["channels_last"] = keeps_channels_last(x, Windows::from(window), true);
-    return {y, codes};
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    if (!dy[0].defined()) return {Tensor(), Tensor()};
-    const auto saved = ctx->get_saved_variables();
-    const auto input_size = ctx->saved_data["input_size"].toSymIntVector();
-    return {max_pool_backward(dy[0], saved[0], input_size, ctx->saved_data["channels_last"].toBool(),
-                              ctx->saved_data["window"].toIntVector()),
-            Tensor()};
+struct MaxPoolGradient {
+  static constexpr const char* kName = "MaxPoolBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<std::vector<c10::SymInt>, bool, std::vector<int64_t>>;
+  static variable_list backward(const variable_list& dy, const Saved<1>& saved, const Wanted<1>&,
+                                SymIntArrayRef input_size, bool channels_last, at::IntArrayRef window) {
+    return {max_pool_backward(dy[0], saved[0], input_size, channels_last, window)};
   }
 };
 
 std::tuple<Tensor, Tensor> max_pool_autograd(const Tensor& x, at::IntArrayRef window, bool with_codes) {
-  if (wants_grad(x)) {
-    auto out = MaxPoolFunction::apply(x, window);
-    return {out[0], out[1]};
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return max_pool(x, window, with_codes);
+  const bool recording = records(x);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return max_pool(x, window, with_codes || recording);
+  };
+  if (!recording) return run();
+  const auto node = make_node<MaxPoolGradient>(
+      {x.sym_sizes().vec(), keeps_channels_last(x, Windows::from(window), true), window.vec()}, x);
+  auto [y, codes] = run();
+  node->output(y).keep(0, codes);
+  return {y, codes};
 }
 
 // The backward scatters dy, so its own derivative gathers.
-struct MaxPoolBackwardFunction : torch::autograd::Function<MaxPoolBackwardFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& dy, const Tensor& codes,
-                        SymIntArrayRef input_size, bool channels_last, at::IntArrayRef window) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    ctx->save_for_backward({codes});
-    ctx->saved_data["window"] = window;
-    ctx->saved_data["input_size"] = input_size;
-    return max_pool_backward(dy, codes, input_size, channels_last, window);
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& ddx) {
-    variable_list grads(5);
-    if (!ddx[0].defined()) return grads;
-    const Tensor codes = ctx->get_saved_variables()[0];
-    const auto window = ctx->saved_data["window"].toIntVector();
+struct MaxPoolSecondGradient {
+  static constexpr const char* kName = "MaxPoolBackwardBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<std::vector<c10::SymInt>, std::vector<int64_t>>;
+  static variable_list backward(const variable_list& ddx, const Saved<1>& saved, const Wanted<1>&,
+                                SymIntArrayRef input_size, at::IntArrayRef window) {
+    const Tensor& codes = saved[0];
     const int64_t rank = Windows::from(window).rank;
-    const Tensor indices = max_pool_indices(codes, ctx->saved_data["input_size"].toSymIntVector(), window);
-    grads[0] = ddx[0].flatten(-rank).gather(-1, indices.flatten(-rank)).view_symint(codes.sym_sizes());
-    return grads;
+    const Tensor indices = max_pool_indices(codes, input_size, window);
+    return {ddx[0].flatten(-rank).gather(-1, indices.flatten(-rank)).view_symint(codes.sym_sizes())};
   }
 };
 
 Tensor max_pool_backward_autograd(const Tensor& dy, const Tensor& codes, SymIntArrayRef input_size,
                                   bool channels_last, at::IntArrayRef window) {
-  if (wants_grad(dy)) return MaxPoolBackwardFunction::apply(dy, codes, input_size, channels_last, window);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return max_pool_backward(dy, codes, input_size, channels_last, window);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return max_pool_backward(dy, codes, input_size, channels_last, window);
+  };
+  if (!records(dy)) return run();
+  const auto node = make_node<MaxPoolSecondGradient>({input_size.vec(), window.vec()}, dy);
+  const Tensor dx = run();
+  node->output(dx).keep(0, codes);
+  return dx;
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
@@ -230,7 +217,7 @@ Tensor max_pool_nd(const Tensor& input, at::IntArrayRef kernel_size, at::IntArra
   if (reason == nullptr && refused(input, R)) reason = "a memory format that torch refuses";
   if (reason == nullptr) reason = read_fixed(input, R, kernel_size, stride, padding, dilation, ceil_mode, w);
   return front(
-      op, reason, [&] { return std::get<0>(max_pool(input, w.list(), wants_grad(input))); },
+      op, reason, [&] { return std::get<0>(max_pool_autograd(input, w.list(), false)); },
       [&] {
         constexpr auto torch_op = R == 1 ? at::max_pool1d : R == 2 ? at::max_pool2d : at::max_pool3d;
         return torch_op(input, kernel_size, stride, padding, dilation, ceil_mode);
@@ -271,7 +258,7 @@ Tensor adaptive_max_pool_nd(const Tensor& input, at::IntArrayRef output_size) {
   const char* reason = why_not(op, input);
   if (reason == nullptr) reason = read_adaptive(input, R, output_size, w);
   return front(
-      op, reason, [&] { return std::get<0>(max_pool(input, w.list(), wants_grad(input))); },
+      op, reason, [&] { return std::get<0>(max_pool_autograd(input, w.list(), false)); },
       [&] { return std::get<0>(torch_adaptive<R>(input, output_size)); });
 }
 

@@ -2,12 +2,10 @@
 #include "fastnn/softmax.h"
 
 #include "ops/front.h"
+#include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 
 // A contiguous tensor as [outer, length, inner]; a 0-d tensor has length 1.
 struct View {
@@ -69,35 +67,30 @@ Tensor call_softmax_backward(const Tensor& dy, const Tensor& y, int64_t dim, boo
   return op.call(dy, y, dim, log, negate);
 }
 
-struct SoftmaxFunction : torch::autograd::Function<SoftmaxFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, int64_t dim, bool log, bool negate) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    Tensor y = call_softmax(x, dim, log, negate);
-    ctx->save_for_backward({y});
-    ctx->saved_data["dim"] = dim;
-    ctx->saved_data["log"] = log;
-    ctx->saved_data["negate"] = negate;
-    return y;
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    const auto saved = ctx->get_saved_variables();
-    Tensor dx;
-    if (dy[0].defined()) {
-      dx = call_softmax_backward(dy[0], saved[0], ctx->saved_data["dim"].toInt(),
-                                 ctx->saved_data["log"].toBool(), ctx->saved_data["negate"].toBool());
-    }
-    return {dx, Tensor(), Tensor(), Tensor()};
+struct SoftmaxGradient {
+  static constexpr const char* kName = "SoftmaxBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<int64_t, bool, bool>;
+  static variable_list backward(const variable_list& dy, const Saved<1>& saved, const Wanted<1>&, int64_t dim,
+                                bool log, bool negate) {
+    return {call_softmax_backward(dy[0], saved[0], dim, log, negate)};
   }
 };
 
 Tensor softmax_autograd(const Tensor& x, int64_t dim, bool log, bool negate) {
-  if (at::GradMode::is_enabled() && x.requires_grad()) return SoftmaxFunction::apply(x, dim, log, negate);
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_softmax(x, dim, log, negate);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_softmax(x, dim, log, negate);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<SoftmaxGradient>({dim, log, negate}, x);
+  const Tensor y = run();
+  node->output(y).keep(0, y);
+  return y;
 }
 
 Tensor softmax_backward_autograd(const Tensor& dy, const Tensor& y, int64_t dim, bool log, bool negate) {
-  if (at::GradMode::is_enabled() && (needs_grad(dy) || needs_grad(y))) {
+  if (records(dy, y)) {
     const Tensor dx = log ? dy - y.exp() * dy.sum(dim, true) : y * (dy - (dy * y).sum(dim, true));
     return negate ? -dx : dx;
   }
@@ -135,7 +128,8 @@ Tensor over_dim(const Op& op, const Tensor& x, int64_t dim, bool log, bool negat
   const char* reason = why_not(op, x);
   const int64_t dims = std::max<int64_t>(x.dim(), 1);
   if (reason == nullptr && (dim < -dims || dim >= dims)) reason = "dim is out of range";
-  return front(op, reason, [&] { return call_softmax(x, dim < 0 ? dim + dims : dim, log, negate); }, torch);
+  return front(
+      op, reason, [&] { return softmax_autograd(x, dim < 0 ? dim + dims : dim, log, negate); }, torch);
 }
 
 Tensor softmax(const Tensor& input, int64_t dim) {

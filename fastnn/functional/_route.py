@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.compiler import is_compiling
+from torch.compiler import is_compiling, is_dynamo_compiling
 from torch.jit import is_scripting
 from torch.overrides import has_torch_function, has_torch_function_unary
 
@@ -17,10 +17,12 @@ from fastnn import _C
 
 __all__ = ["door", "has_torch_function", "has_torch_function_unary", "is_scripting", "overwrite"]
 
+_ops = torch.ops.fastnn
+
 
 def door() -> Any:
-    """The namespace to call ops from: ``_C`` in eager mode, ``torch.ops.fastnn`` while compiling."""
-    return torch.ops.fastnn if is_compiling() else _C
+    """The namespace to call ops from: ``_C`` in eager mode, ``torch.ops.fastnn`` where dynamo reads this code."""
+    return _ops if is_dynamo_compiling() else _C
 
 
 def overwrite(name: str, input: torch.Tensor, *parameters: float) -> torch.Tensor:

@@ -37,7 +37,7 @@ class ReLU(Native, nn.ReLU):
     __doc__ = nn.ReLU.__doc__
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input, inplace=self.inplace)
+        return F.relu(input, self.inplace)
 
 
 class LeakyReLU(Native, nn.LeakyReLU):
@@ -107,14 +107,14 @@ class SiLU(Native, nn.SiLU):
     __doc__ = nn.SiLU.__doc__
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.silu(input, inplace=self.inplace)
+        return F.silu(input, self.inplace)
 
 
 class Mish(Native, nn.Mish):
     __doc__ = nn.Mish.__doc__
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.mish(input, inplace=self.inplace)
+        return F.mish(input, self.inplace)
 
 
 class Softplus(Native, nn.Softplus):

@@ -6,9 +6,8 @@
 //   exp      x = n ln2 + r, polynomial of r, exponent inserted (Cody and Waite; coefficients of Cephes)
 //   expm1    the same with 2^n - 1 added last, so that small x keeps its digits
 //   log      x = 2^e (1 + m), |m| <= 1/3, polynomial of m (N. Juffa's coefficients); log1p the same on 1 + x
-//   tanh     z / (z + 1), z = (exp(2x) - 1) / 2: at most 2.5 units, so that it is one division and no branch
+//   tanh     from a rational function for tanh(x / 2); normal_cdf(x) = (1 + erf(x / sqrt(2))) / 2 likewise
 //   sigmoid  from exp(-|x|), which cannot overflow
-//   erf      x P(x^2) below 0.93, 1 - exp(Q(|x|)) above (N. Juffa's coefficients)
 #pragma once
 #include "cpu/simd/vec.h"
 
@@ -24,11 +23,19 @@ FASTNN_INLINE V polynomial(V x, V c, V next, Rest... rest) {
   return polynomial(x, fma(c, x, next), V(rest)...);
 }
 
+// Bit patterns to calculate with: unsigned, because any lane may hold a NaN or infinity and must wrap.
+using Bits = Register<float>::Uint;
+FASTNN_INLINE Bits to_unsigned(Vec<float> x) {
+  return reinterpret_cast<Bits>(x.v);
+}
+FASTNN_INLINE Vec<float> from_unsigned(Bits bits) {
+  return reinterpret_cast<Vec<float>::Raw>(bits);
+}
+
 // 2^n for whole n in [-126, 127].
 FASTNN_INLINE Vec<float> power_of_two(Vec<float> n) {
   // Adding 1.5 * 2^23 leaves n in the low mantissa bits.
-  const auto bits = (n + Vec<float>(12582912.0f)).bits();
-  return Vec<float>::from_bits((bits << 23) + 0x3f800000);
+  return from_unsigned((to_unsigned(n + Vec<float>(12582912.0f)) << 23) + 0x3f800000);
 }
 
 // x * 2^n, rounded once, for n in [-252, 254].
@@ -78,12 +85,13 @@ FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
 }
 
 // The exponent e with x = 2^e (1 + m), |m| <= 1/3, in the exponent's place: 2/3 is where it steps.
-FASTNN_INLINE Vec<float>::IntRaw exponent_bits(Vec<float> x) {
-  return (x.bits() - 0x3f2aaaab) & static_cast<int32_t>(0xff800000);
+FASTNN_INLINE Bits exponent_bits(Vec<float> x) {
+  return (to_unsigned(x) - 0x3f2aaaab) & 0xff800000;
 }
 
-FASTNN_INLINE Vec<float> int_to_float(Vec<float>::IntRaw i) {
-  return __builtin_convertvector(i, Vec<float>::Raw);
+// The exponent may be negative.
+FASTNN_INLINE Vec<float> int_to_float(Bits i) {
+  return __builtin_convertvector(reinterpret_cast<Vec<float>::IntRaw>(i), Vec<float>::Raw);
 }
 
 // e ln2 + log(1 + m), |m| <= 1/3.
@@ -101,7 +109,7 @@ FASTNN_INLINE Vec<float> log(Vec<float> x) {
   const auto tiny = x < V(1.17549435e-38f);
   const V u = select(tiny, x * V(8388608.0f), x);
   const auto e = exponent_bits(u);
-  const V m = V::from_bits(u.bits() - e) - V(1.0f);
+  const V m = from_unsigned(to_unsigned(u) - e) - V(1.0f);
   V y = log_polynomial(m, fma(int_to_float(e), V(1.1920929e-7f), select(tiny, V(-23.0f), V(0.0f))));
   y = select(x < V(__builtin_inff()), y, x);  // infinity and NaN
   y = select(x == V(0.0f), V(-__builtin_inff()), y);
@@ -113,7 +121,7 @@ FASTNN_INLINE Vec<float> log1p(Vec<float> x) {
   const auto e = exponent_bits(x + V(1.0f));
   // 2^-e (1 + x) - 1 as 2^-e x + (2^-e - 1), which loses no digit of a small x; 2^-e as 4 2^-e / 4, because e
   // may be 127.
-  const V four = V::from_bits(0x40800000 - e);
+  const V four = from_unsigned(0x40800000 - e);
   const V inverse = four * V(0.25f);
   V y = log_polynomial(fma(x, inverse, inverse - V(1.0f)), int_to_float(e) * V(1.1920929e-7f));
   y = select(x < V(__builtin_inff()), y, x);
@@ -128,18 +136,16 @@ FASTNN_INLINE Vec<float> tanh_tail(Vec<float> s) {
                     V(-2.1829585e-2f), V(5.3963421e-2f), V(-1.3333311e-1f), V(3.3333333e-1f));
 }
 
-// tanh(t) = z / (z + 1) with z = (exp(2t) - 1) / 2. Here n = floor, not round: r and all terms are positive,
-// so that nothing cancels. The polynomial is (exp(r) - 1 - r) / r^2 on [0, ln2], error 2e-9.
+// tanh(2w) = 2 tanh(w) / (1 + tanh(w)^2): with tanh(w) = n / d that is 2 n d / (d^2 + n^2), in which the
+// rounding errors of n and d count for less the nearer the result is to 1. n / d is within 1.3e-8 of tanh(t /
+// 2) (least squares, reweighted); its first term t / 2 is exact and added last.
 FASTNN_INLINE Vec<float> tanh(Vec<float> x) {
   using V = Vec<float>;
-  const V t = min(V(20.0f), abs(x) + abs(x));
-  const V n = rint(fma(t, V(1.44269504088896341f), V(-0.5f)));
-  const V r = fma(n, V(2.12194440e-4f), fma(n, V(-0.693359375f), t));
-  const V tail = polynomial(r, V(2.585047945e-4f), V(1.339618570e-3f), V(8.351516617e-3f), V(4.166366022e-2f),
-                            V(1.666668478e-1f), V(4.999999982e-1f));
-  const V h = power_of_two(n - V(1.0f));
-  const V z = fma(h, fma(tail, r * r, r), h - V(0.5f));
-  return copysign(z / (z + V(1.0f)), x);
+  const V limit(9.02f), t = min(limit, abs(x)), s = t * t;  // rounds to 1 from there on
+  const V p = polynomial(s, V(-3.462894583e-8f), V(3.8380474802e-5f), V(1.4176980662e-2f));
+  const V n = fma(t * s, p, V(0.5f) * t);
+  const V d = polynomial(s, V(1.0507707774e-3f), V(1.1168720663e-1f), V(1.0f));
+  return copysign(select(t == limit, V(1.0f), (n + n) * d / fma(d, d, n * n)), x);
 }
 
 // 1 - tanh(t) = 2 / (exp(2t) + 1) for t >= 0.
@@ -156,17 +162,16 @@ FASTNN_INLINE Vec<float> tanhshrink(Vec<float> x) {
          V(0.0f);  // no -0, as of a difference
 }
 
-FASTNN_INLINE Vec<float> erf(Vec<float> x) {
+// The normal distribution's 1/2 + erf(x / sqrt(2)) / 2, with erf written as 2 n d / (d^2 + n^2) like tanh
+// above. Error: 2^-23, of the sum and not of its part at negative x, as torch's.
+FASTNN_INLINE Vec<float> normal_cdf(Vec<float> x) {
   using V = Vec<float>;
-  // 1 from 4 on; the bound also keeps the polynomial's powers finite.
-  const V t = min(V(4.0f), abs(x)), s = t * t;
-  const V small = polynomial(s, V(-5.96761703e-4f), V(4.99119423e-3f), V(-2.67681349e-2f), V(1.12819925e-1f),
-                             V(-3.76125336e-1f), V(1.28379166e-1f));
-  const V q =
-      fma(fma(V(-1.72853470e-5f), t, V(3.83197126e-4f)), s, fma(V(-3.88396438e-3f), t, V(2.42546219e-2f)));
-  const V r = polynomial(t, q, V(-1.06777877e-1f), V(-6.34846687e-1f), V(-1.28717512e-1f));
-  const V large = V(1.0f) - exp(fma(r, t, -t));
-  return select(t > V(0.927734375f), copysign(large, x), fma(small, x, x));
+  const V limit(5.54f), t = max(-limit, min(limit, x)), s = t * t;
+  const V n = t * polynomial(s, V(-1.5135135309e-07f), V(2.8313347203e-05f), V(1.7680965342e-03f),
+                             V(2.8554540015e-02f), V(3.9894226808e-01f));
+  const V d =
+      polynomial(s, V(2.8499196456e-04f), V(8.9427258918e-03f), V(7.9087231575e-02f), V(1.0000000000e+00f));
+  return select(t == -limit, V(0.0f), V(0.5f) + n * d / fma(d, d, n * n));
 }
 
 #define FASTNN_LANES_OF_DOUBLE(name)                                            \
@@ -179,8 +184,13 @@ FASTNN_LANES_OF_DOUBLE(expm1)
 FASTNN_LANES_OF_DOUBLE(log)
 FASTNN_LANES_OF_DOUBLE(log1p)
 FASTNN_LANES_OF_DOUBLE(tanh)
-FASTNN_LANES_OF_DOUBLE(erf)
 #undef FASTNN_LANES_OF_DOUBLE
+
+FASTNN_INLINE Vec<double> normal_cdf(Vec<double> x) {
+  for (int i = 0; i < Vec<double>::N; ++i)
+    x.v[i] = 0.5 + 0.5 * __builtin_erf(x.v[i] * 0.70710678118654752440);
+  return x;
+}
 
 // From 0.5 on from exp, whose error counts less there than that of tanh would.
 FASTNN_INLINE Vec<double> tanhshrink(Vec<double> x) {

@@ -40,6 +40,7 @@ template <>
 struct Register<float> {
   typedef float Real __attribute__((vector_size(kVecBytes)));
   typedef int32_t Int __attribute__((vector_size(kVecBytes)));
+  typedef uint32_t Uint __attribute__((vector_size(kVecBytes)));  // sums wrap; those of Int must not overflow
 };
 template <>
 struct Register<double> {
@@ -371,7 +372,7 @@ FASTNN_INLINE Vec<float> load(const Float16* p) {
 FASTNN_INLINE void store(BFloat16* p, Vec<float> a) {
 #if defined(__AVX2__)
   // The vector form of to_bfloat16: add half of the last kept bit, ties to even; NaN made quiet.
-  typedef uint32_t U __attribute__((vector_size(kVecBytes)));
+  using U = Register<float>::Uint;
   const U bits = (U)a.v;
   const U rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   const U out = (U)isnan(a).v ? ((bits >> 16) | 0x40) : rounded;

@@ -152,14 +152,10 @@ struct Celu : Traits<true, 4> {  // exp(x / a) = y / a + 1
 };
 
 struct Gelu : Traits<false, 6> {  // x cdf(x); the derivative is cdf(x) + x pdf(x)
-  template <class V>
-  static FASTNN_HOST_DEVICE V cdf(V x) {
-    return V(0.5) + V(0.5) * erf(x * V(kSqrtHalf));
-  }
-  FASTNN_FORWARD { return x * cdf(x); }
+  FASTNN_FORWARD { return x * normal_cdf(x); }
   FASTNN_BACKWARD {
     const V pdf = V(0.5 * kSqrtHalf * 1.1283791670955125739) * exp(V(-0.5) * s * s);
-    return dy * (cdf(s) + s * pdf);
+    return dy * (normal_cdf(s) + s * pdf);
   }
 };
 

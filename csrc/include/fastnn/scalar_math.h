@@ -12,43 +12,43 @@
 namespace fastnn {
 
 // max and min return the second operand where the two are unordered, as in vec.h.
-#define FASTNN_SCALAR_MATH(T, suffix)                \
-  FASTNN_HOST_DEVICE T select(bool mask, T a, T b) { \
-    return mask ? a : b;                             \
-  }                                                  \
-  FASTNN_HOST_DEVICE T max(T a, T b) {               \
-    return a > b ? a : b;                            \
-  }                                                  \
-  FASTNN_HOST_DEVICE T min(T a, T b) {               \
-    return a < b ? a : b;                            \
-  }                                                  \
-  FASTNN_HOST_DEVICE T abs(T x) {                    \
-    return ::fabs##suffix(x);                        \
-  }                                                  \
-  FASTNN_HOST_DEVICE T fma(T a, T b, T c) {          \
-    return ::fma##suffix(a, b, c);                   \
-  }                                                  \
-  FASTNN_HOST_DEVICE T exp(T x) {                    \
-    return ::exp##suffix(x);                         \
-  }                                                  \
-  FASTNN_HOST_DEVICE T expm1(T x) {                  \
-    return ::expm1##suffix(x);                       \
-  }                                                  \
-  FASTNN_HOST_DEVICE T log1p(T x) {                  \
-    return ::log1p##suffix(x);                       \
-  }                                                  \
-  FASTNN_HOST_DEVICE T tanh(T x) {                   \
-    return ::tanh##suffix(x);                        \
-  }                                                  \
-  FASTNN_HOST_DEVICE T tanhshrink(T x) {             \
-    return x - ::tanh##suffix(x);                    \
-  }                                                  \
-  FASTNN_HOST_DEVICE T erf(T x) {                    \
-    return ::erf##suffix(x);                         \
-  }                                                  \
-  FASTNN_HOST_DEVICE T sigmoid(T x) {                \
-    const T e = ::exp##suffix(-::fabs##suffix(x));   \
-    return (x < 0 ? e : T(1)) / (1 + e);             \
+#define FASTNN_SCALAR_MATH(T, suffix)                                      \
+  FASTNN_HOST_DEVICE T select(bool mask, T a, T b) {                       \
+    return mask ? a : b;                                                   \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T max(T a, T b) {                                     \
+    return a > b ? a : b;                                                  \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T min(T a, T b) {                                     \
+    return a < b ? a : b;                                                  \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T abs(T x) {                                          \
+    return ::fabs##suffix(x);                                              \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T fma(T a, T b, T c) {                                \
+    return ::fma##suffix(a, b, c);                                         \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T exp(T x) {                                          \
+    return ::exp##suffix(x);                                               \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T expm1(T x) {                                        \
+    return ::expm1##suffix(x);                                             \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T log1p(T x) {                                        \
+    return ::log1p##suffix(x);                                             \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T tanh(T x) {                                         \
+    return ::tanh##suffix(x);                                              \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T tanhshrink(T x) {                                   \
+    return x - ::tanh##suffix(x);                                          \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T normal_cdf(T x) {                                   \
+    return T(0.5) + T(0.5) * ::erf##suffix(x * T(0.70710678118654752440)); \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T sigmoid(T x) {                                      \
+    const T e = ::exp##suffix(-::fabs##suffix(x));                         \
+    return (x < 0 ? e : T(1)) / (1 + e);                                   \
   }
 FASTNN_SCALAR_MATH(float, f)
 FASTNN_SCALAR_MATH(double, )
