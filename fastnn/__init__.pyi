@@ -16,6 +16,7 @@ from fastnn.modules.batchnorm import *
 from fastnn.modules.conv import *
 from fastnn.modules.dropout import *
 from fastnn.modules.linear import *
+from fastnn.modules.normalization import *
 from fastnn.modules.pooling import *
 from fastnn.modules.softmax import *
 from fastnn.version import __version__ as __version__

@@ -21,7 +21,7 @@ KERNEL_INCLUDES = {"cstddef", "cstdint", "math.h", "emmintrin.h", "immintrin.h",
 
 WARN_LINES, FAIL_LINES = 500, 800
 
-OPS_WITHOUT_STEM = {"front", "module", "tensors", "torch"}
+OPS_WITHOUT_STEM = {"front", "module", "parameters", "tensors", "torch"}
 CPP_TESTS = {"linear": "gemm"}  # linear on the CPU is the matrix core, which is tested by its own name
 
 

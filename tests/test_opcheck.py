@@ -67,6 +67,35 @@ PRIVATE = {
         (x(4, 3, 5), x(4, 3, 5), x(3), torch.zeros(3), torch.ones(3), training, 1e-5, [True, True, True])
         for training in (True, False)
     ],
+    "_layer_norm": [
+        (x(4, 3, 5), 1, x(5), x(5), 1e-5, False),
+        (x(4, 3, 5), 2, x(3, 5), None, 1e-5, True),
+        (x(2, 3, 4, 5, last=True), 2, None, None, 1e-5, True),
+        (x(5), 1, None, None, 1e-5, False),
+    ],
+    "_layer_norm_backward": [
+        (x(4, 3, 5), x(4, 3, 5), 1, x(5), plain(4, 3), plain(4, 3), 1e-5, False, [True, True, True]),
+        (x(4, 3, 5), x(4, 3, 5), 2, None, plain(0), plain(4), 1e-5, True, [True, False, False]),
+    ],
+    "_group_norm": [
+        (x(4, 6, 5), 2, x(6), x(6), 1e-5),
+        (x(2, 6, 4, 5, last=True), 3, x(6), None, 1e-5),
+        (x(4, 6, 5), 6, None, None, 1e-5),
+    ],
+    "_group_norm_backward": [
+        (x(4, 6, 5), x(4, 6, 5), 2, x(6), plain(4, 2), plain(4, 2), 1e-5, [True, True, True]),
+        (
+            plain(2, 6, 4, 5),
+            plain(2, 6, 4, 5, last=True),
+            3,
+            None,
+            plain(2, 3),
+            plain(2, 3),
+            1e-5,
+            [True, False, True],
+        ),
+    ],
+    "_instance_norm": [(x(4, 3, 5), x(3), None, torch.zeros(3), torch.ones(3), 0.1, 1e-5)],
     "_conv": [
         (x(2, 3, 6, 7), x(4, 3, 3, 2), x(4), *CONV),
         (x(2, 3, 6, 7, last=True), x(4, 3, 3, 2), None, *CONV),
@@ -118,6 +147,13 @@ FRONT = {
     "batch_norm": [
         ((x(4, 3, 5), torch.zeros(3), torch.ones(3), x(3), x(3), training, 0.1, 1e-5), {})
         for training in (True, False)
+    ],
+    "layer_norm": [((x(4, 3, 5), [3, 5], x(3, 5), x(3, 5), 1e-5), {})],
+    "rms_norm": [((x(4, 3, 5), [5], x(5), None), {})],
+    "group_norm": [((x(4, 6, 5), 2, x(6), x(6), 1e-5), {})],
+    "instance_norm": [
+        ((x(4, 3, 5), torch.zeros(3), torch.ones(3), x(3), x(3), use_input_stats, 0.1, 1e-5), {})
+        for use_input_stats in (True, False)
     ],
     "prelu": [((x(2, 3, 4), x(3)), {})],
     "glu": [((x(2, 4), 1), {})],

@@ -2,44 +2,15 @@
 // running statistics, one backward op for both, autograd, the front op.
 #include "fastnn/batchnorm.h"
 
-#include <ATen/EmptyTensor.h>
-
-#include "ops/front.h"
 #include "ops/node.h"
+#include "ops/parameters.h"
 
 namespace fastnn::ops {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
-
-// Parameters and statistics have this dtype inside the kernels, whatever the module keeps.
-at::ScalarType compute_type(const Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-Tensor or_undefined(const OptionalTensor& t) {
-  return t.value_or(Tensor());
-}
-
-// A [C] vector as the kernels read it; undefined stays undefined. The test saves two trips through the
-// dispatcher.
-Tensor vector_of(const OptionalTensor& t, const Tensor& x, at::ScalarType type) {
-  if (!t || !t->defined()) return Tensor();
-  TORCH_CHECK(t->dim() == 1 && t->size(0) == x.size(1), "fastnn: a vector of ", t->sizes(), " for ",
-              x.size(1), " channels");
-  return t->scalar_type() == type && t->is_contiguous() ? *t : t->to(type).contiguous();
-}
-void* data(const Tensor& t) {
-  return t.defined() ? t.data_ptr() : nullptr;
-}
-
-Tensor empty(at::IntArrayRef sizes, at::ScalarType type,
-             at::MemoryFormat format = at::MemoryFormat::Contiguous) {
-  return at::detail::empty_cpu(sizes, type, /*pin_memory=*/false, format);
-}
 
 BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
   const int64_t N = x.size(0), C = x.size(1), L = N * C == 0 ? 0 : x.numel() / (N * C);
@@ -47,30 +18,17 @@ BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
   return {.N = N, .C = C, .L = L, .channels_last = L == 1 || format != at::MemoryFormat::Contiguous};
 }
 
-// A running statistic during its update: itself, or a copy in the compute type that is written back.
-class Running {
- public:
-  Running(const OptionalTensor& t, const Tensor& x, at::ScalarType type)
-      : own_(or_undefined(t)), used_(vector_of(t, x, type)) {}
-  void write_back() const {
-    if (own_.defined() && !used_.is_same(own_)) own_.copy_(used_);
-  }
-  void* pointer() const { return data(used_); }
-
- private:
-  Tensor own_, used_;
-};
-
 // y, mean and 1 / sqrt(var + eps) of the batch [C]; the running statistics change in place.
 Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                   const OptionalTensor& running_mean, const OptionalTensor& running_var, double momentum,
                   double eps) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), w = vector_of(weight, x, type), b = vector_of(bias, x, type);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, x.size(1), type),
+               b = vector_of(bias, x.size(1), type);
   Tensor y = empty(x.sizes(), x.scalar_type(), format);
   Tensor mean = empty({x.size(1)}, type), invstd = empty({x.size(1)}, type);
-  const Running running_m(running_mean, x, type), running_v(running_var, x, type);
+  const Running running_m(running_mean, x.size(1), type), running_v(running_var, x.size(1), type);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
                           .x = dense.const_data_ptr(),
@@ -93,8 +51,9 @@ Tensor eval_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTen
                 const Tensor& running_mean, const Tensor& running_var, double eps) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), w = vector_of(weight, x, type), b = vector_of(bias, x, type);
-  const Tensor mean = vector_of(running_mean, x, type), var = vector_of(running_var, x, type);
+  const Tensor dense = x.contiguous(format), w = vector_of(weight, x.size(1), type),
+               b = vector_of(bias, x.size(1), type);
+  const Tensor mean = vector_of(running_mean, x.size(1), type), var = vector_of(running_var, x.size(1), type);
   Tensor y = empty(x.sizes(), x.scalar_type(), format);
   cpu::batchnorm_forward({.dtype = dtype_of(x),
                           .shape = shape_of(x, format),
@@ -114,9 +73,10 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
                      const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
-  const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format), w = vector_of(weight, x, type);
+  const Tensor dense = x.contiguous(format), dense_dy = dy.contiguous(format),
+               w = vector_of(weight, x.size(1), type);
   check_like(dy, x, "dy");
-  const Tensor m = vector_of(mean, x, type), s = vector_of(spread, x, type);
+  const Tensor m = vector_of(mean, x.size(1), type), s = vector_of(spread, x.size(1), type);
   Tensor dx = mask[0] ? empty(x.sizes(), x.scalar_type(), format) : empty({0}, x.scalar_type());
   Tensor dw = empty({mask[1] ? x.size(1) : 0}, type), db = empty({mask[2] ? x.size(1) : 0}, type);
   cpu::batchnorm_backward({.dtype = dtype_of(x),
@@ -197,10 +157,8 @@ struct BatchNormGradient {
 Tensors train_autograd(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                        const OptionalTensor& running_mean, const OptionalTensor& running_var, double momentum,
                        double eps) {
-  // In-place changes are announced to autograd by the version of the tensor.
-  for (const OptionalTensor* t : {&running_mean, &running_var}) {
-    if (*t && (*t)->defined() && !(*t)->is_inference()) (*t)->unsafeGetTensorImpl()->bump_version();
-  }
+  announce_change(running_mean);
+  announce_change(running_var);
   const auto run = [&] {
     at::AutoDispatchBelowADInplaceOrView guard;
     return batch_norm_train(x, weight, bias, running_mean, running_var, momentum, eps);
@@ -279,23 +237,13 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 const Op batch_norm_op("batch_norm", "_batch_norm_train", kFloating);
 
-// The [C] vectors must agree in dtype with each other and with the input; beside a half type they may be
-// float.
 const char* why_not_vectors(const Tensor& input, const Tensor& weight, const Tensor& bias, const Tensor& mean,
                             const Tensor& var) {
-  const Tensor* first = nullptr;
   for (const Tensor* t : {&weight, &bias, &mean, &var}) {
-    if (!t->defined()) continue;
-    if (t->dim() != 1 || t->size(0) != input.size(1)) return "a parameter that is not one number per channel";
-    if (first == nullptr) first = t;
+    if (t->defined() && (t->dim() != 1 || t->size(0) != input.size(1)))
+      return "a parameter that is not one number per channel";
   }
-  if (first == nullptr) return nullptr;
-  if (const char* reason = why_not(batch_norm_op, weight, bias, mean, var)) return reason;
-  if (first->device() != input.device()) return "mixed devices";
-  const bool half = input.scalar_type() == at::kHalf || input.scalar_type() == at::kBFloat16;
-  const bool fits =
-      first->scalar_type() == input.scalar_type() || (half && first->scalar_type() == at::kFloat);
-  return fits ? nullptr : "mixed dtypes";
+  return why_not_parameters(batch_norm_op, input, {&weight, &bias, &mean, &var});
 }
 
 const char* why_not_batch_norm(const Tensor& input, const Tensor& running_mean, const Tensor& running_var,

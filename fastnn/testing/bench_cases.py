@@ -90,6 +90,23 @@ def _batchnorm() -> list[Case]:
     ]
 
 
+def _normalization() -> list[Case]:
+    return [
+        _case("normalization", "LayerNorm", (4096, 768), 768, quick=True),
+        _case("normalization", "LayerNorm", (8, 64), 64),
+        _case("normalization", "LayerNorm", (32, 197, 192), 192),
+        _case("normalization", "LayerNorm", (20, 48, 60, 60), (48, 60, 60)),
+        _case("normalization", "RMSNorm", (4096, 768), 768),
+        _case("normalization", "GroupNorm", _PLANES, 8, 48, quick=True),
+        _case("normalization", "GroupNorm", (16, 256, 14, 14), 32, 256),
+        _case("normalization", "GroupNorm", (2, 8, 12, 12), 4, 8),
+        _case("normalization", "InstanceNorm2d", _PLANES, 48),
+        _case("normalization", "InstanceNorm2d", _PLANES, 48, affine=True, track_running_stats=True),
+        _case("normalization", "InstanceNorm2d", _PLANES, 48, track_running_stats=True, train=False),
+        _case("normalization", "InstanceNorm1d", (64, 64, 1000), 64),
+    ]
+
+
 def _activation() -> list[Case]:
     names = [
         "ReLU", "LeakyReLU", "ELU", "Sigmoid", "Tanh", "ReLU6", "SELU", "CELU", "GELU", "SiLU", "Mish", "Softplus",
@@ -135,5 +152,6 @@ def _network() -> list[Case]:
 
 
 BENCH: list[Case] = [
-    *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_activation(), *_softmax(), *_dropout(), *_network(),
+    *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_dropout(),
+    *_network(),
 ]  # fmt: skip

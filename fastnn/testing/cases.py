@@ -32,7 +32,7 @@ def library(side: str) -> ModuleType:
 class Case:
     """One layer with its arguments and the input it is called with.
 
-    family: the stem that owns it (linear, conv, pooling, batchnorm, activation, softmax, dropout, network).
+    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, network).
     layer: class name in torch.nn, or for the family `network` a function of `networks.py`.
     shape: sizes of the input, batch first.
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
@@ -122,17 +122,21 @@ def _values(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> to
 
 
 def _randomise_norms(module: torch.nn.Module) -> None:
-    """Gives every batch norm weights, biases and running statistics other than ones and zeros."""
+    """Gives every norm weights, biases and running statistics other than ones and zeros."""
+    norms = (
+        torch.nn.modules.batchnorm._NormBase, torch.nn.LayerNorm, torch.nn.RMSNorm, torch.nn.GroupNorm
+    )  # fmt: skip
     for layer in module.modules():
-        if not isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+        if not isinstance(layer, norms):
             continue
         with torch.no_grad():
-            for tensor, low, high in (
-                (layer.weight, 0.5, 1.5),
-                (layer.bias, -0.5, 0.5),
-                (layer.running_mean, -0.5, 0.5),
-                (layer.running_var, 0.5, 2.0),
+            for name, low, high in (
+                ("weight", 0.5, 1.5),
+                ("bias", -0.5, 0.5),
+                ("running_mean", -0.5, 0.5),
+                ("running_var", 0.5, 2.0),
             ):
+                tensor = getattr(layer, name, None)
                 if tensor is not None:
                     tensor.uniform_(low, high)
 

@@ -10,7 +10,7 @@ Backward reads dy and whatever the formula of the layer needs, and writes dx and
     other pooling, Flatten, Identity  x + y            dy + dx
     relu-like activations             x + y            dy + one bit per element + dx
     dropout                           x + y            dy + dx (the mask is drawn again)
-    batch norm, other activations     x + p + y        dy + x + p + dx + p
+    norms, other activations          x + p + y        dy + x + p + dx + p
 
 Taps: how many inputs an output sums over. Operations of element-wise layers are not counted: bytes decide there.
 Convolutions count as direct ones, so Winograd may exceed the limit. A network is the sum of its layers, so a fusion may

@@ -228,6 +228,69 @@ def _batchnorm() -> list[Case]:
     return [*cases, Case("batchnorm", "BatchNorm2d", (5,), shape=(0, 5, 4, 3), train=False)]
 
 
+def _normalization() -> list[Case]:
+    # layer, arguments, shape; sizes on both sides of a register and of the pieces that rows are cut into
+    layers: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
+        ("LayerNorm", (7,), {}, (5, 7)),
+        ("LayerNorm", (64,), {}, (8, 64)),
+        ("LayerNorm", (300,), {}, (33, 300)),
+        ("LayerNorm", (5000,), {}, (3, 5000)),
+        ("LayerNorm", ((6, 7),), {}, (2, 5, 6, 7)),
+        ("LayerNorm", ((5, 60, 70),), {}, (2, 5, 60, 70)),
+        ("LayerNorm", (11,), {"eps": 1e-2}, (2, 3, 11)),
+        ("LayerNorm", (11,), {"bias": False}, (2, 3, 11)),
+        ("LayerNorm", (11,), {"elementwise_affine": False}, (2, 3, 11)),
+        ("LayerNorm", (9,), {}, (9,)),
+        ("LayerNorm", (9,), {}, (0, 9)),
+        ("RMSNorm", (7,), {}, (5, 7)),
+        ("RMSNorm", (300,), {}, (33, 300)),
+        ("RMSNorm", (5000,), {}, (3, 5000)),
+        ("RMSNorm", ((6, 7),), {}, (2, 5, 6, 7)),
+        ("RMSNorm", (11,), {"eps": 1e-2}, (2, 3, 11)),
+        ("RMSNorm", (11,), {"elementwise_affine": False}, (2, 3, 11)),
+        ("RMSNorm", (9,), {}, (9,)),
+        ("RMSNorm", (9,), {}, (0, 9)),
+        ("GroupNorm", (2, 6), {}, (5, 6)),
+        ("GroupNorm", (3, 6), {}, (2, 6, 3)),
+        ("GroupNorm", (3, 6), {"eps": 1e-2}, (2, 6, 13)),
+        ("GroupNorm", (1, 6), {}, (2, 6, 9, 11)),
+        ("GroupNorm", (2, 6), {}, (2, 6, 9, 11)),
+        ("GroupNorm", (6, 6), {}, (2, 6, 9, 11)),
+        ("GroupNorm", (2, 6), {"affine": False}, (2, 6, 9, 11)),
+        ("GroupNorm", (2, 6), {"bias": False}, (2, 6, 9, 11)),
+        ("GroupNorm", (4, 68), {}, (3, 68, 17, 19)),
+        ("GroupNorm", (3, 3), {}, (1, 3, 61, 67)),
+        ("GroupNorm", (1, 2), {}, (1, 2, 61, 67)),
+        ("GroupNorm", (2, 4), {}, (2, 4, 5, 6, 7)),
+        ("GroupNorm", (2, 4), {}, (0, 4, 5, 6)),
+    ]
+    cases = [Case("normalization", layer, args, kw, shape=shape) for layer, args, kw, shape in layers]
+    cases += [
+        Case("normalization", "LayerNorm", (130,), shape=(17, 130), values="large_mean"),
+        Case("normalization", "GroupNorm", (2, 6), shape=(3, 6, 17, 19), values="large_mean"),
+    ]
+    arguments: list[dict[str, Any]] = [
+        {},
+        {"affine": True},
+        {"affine": True, "bias": False},
+        {"eps": 1e-2, "affine": True},
+        {"track_running_stats": True},
+        {"affine": True, "track_running_stats": True, "momentum": 0.3},
+        {"track_running_stats": True, "momentum": None},
+    ]
+    for dims in _DIMS:
+        spatial, name = _SPATIAL[dims], f"InstanceNorm{dims}d"
+        for kw in arguments:
+            for train in (True, False) if "track_running_stats" in kw else (True,):
+                cases.append(Case("normalization", name, (5,), kw, shape=(3, 5, *spatial), train=train))
+        cases += [
+            Case("normalization", name, (5,), {"affine": True}, shape=(5, *spatial)),
+            Case("normalization", name, (5,), {"affine": True}, shape=(0, 5, *spatial)),
+            Case("normalization", f"Lazy{name}", (), {"affine": True}, shape=(2, 5, *spatial)),
+        ]
+    return [*cases, Case("normalization", "InstanceNorm2d", (3,), shape=(1, 3, 61, 67))]
+
+
 # Thresholds are exact in bfloat16, so that every dtype cuts at the same place.
 # layer, arguments, forward equals torch bit for bit, has inplace
 _ACTIVATIONS: list[tuple[str, dict[str, Any], bool, bool]] = [
@@ -336,6 +399,7 @@ PARITY: list[Case] = [
     *_conv(),
     *(case for dims in _DIMS for case in _pools(dims)),
     *_batchnorm(),
+    *_normalization(),
     *_activation(),
     *_softmax(),
     *_dropout(),
