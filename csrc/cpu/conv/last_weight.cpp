@@ -21,7 +21,7 @@ constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cach
 constexpr int64_t kPatchesBytes = 1 << 20;  // of several images, where a pass over a large dw is dear
 constexpr int64_t kPartialBytes = 2 << 20;  // all partial results: adding them up must stay cheap
 constexpr int64_t kMaxSplits = 32;          // enough to share out
-constexpr int64_t kChain = 128;             // positions that are added up in registers
+constexpr int64_t kChain = 64;              // positions that are added up in registers
 
 int64_t product(const int64_t (&v)[3]) {
   return v[0] * v[1] * v[2];

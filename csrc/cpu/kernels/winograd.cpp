@@ -4,8 +4,8 @@
 // the points of least rounding error for tiles of 4 (error about 2x that of direct sums; with 0, 1, 2: 4x).
 // In one dimension, with M(t) = t (t^2 - a^2)(t^2 - b^2):
 //   data      row p: coefficients of M(t) / (t - p);  infinity: of M
-//   kernel    row p: (1, p, p^2, ..) / M'(p);         infinity: (0, .., 0, 1)
-//   outputs   row i: p^i;                             infinity: 1 in the last row, else 0
+//   kernel    row p: (1, p, p^2, ..);                 infinity: (0, .., 0, 1)
+//   outputs   row i: p^i / M'(p);                     infinity: 1 in the last row, else 0
 // Two dimensions are one after the other. Rows for p and -p share their even and odd halves. Images have
 // channels far apart and columns side by side, the transformed domain the reverse: rows of 4 x tiles columns
 // are transposed into a strip in L1, square by square, and a column is transformed once for both tiles that
@@ -31,7 +31,8 @@ using fastnn::cpu::WinogradWeightGradient;
 using V = Vec<float>;
 constexpr int kLanes = V::N, kSide = 6, kTile = kWinogradTile, kTaps = 9;
 static_assert(kSide * kSide == kWinogradPositions);
-constexpr float kA = 0.70710678118654752440f, kB = 1.41421356237309504880f;
+constexpr double kA = 0.70710678118654752440, kB = 1.41421356237309504880;
+constexpr double kFactorA = -2.0 / 3, kFactorB = 1.0 / 6;  // 1 / M'(a), 1 / M'(b); M'(0) is 1
 
 FASTNN_INLINE int64_t least(int64_t a, int64_t b) {
   return a < b ? a : b;
@@ -60,22 +61,22 @@ struct Outputs {
   static constexpr int kIn = 6, kOut = 4;
   static FASTNN_INLINE void run(const V (&m)[kIn], V (&y)[kOut]) {
     const V even1 = m[1] + m[2], odd1 = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
-    y[0] = (m[0] + even1) + even2;
-    y[1] = fma(V(kA), odd1, V(kB) * odd2);
-    y[2] = fma(V(0.5f), even1, V(2.0f) * even2);
-    y[3] = fma(V(0.5f * kA), odd1, fma(V(2.0f * kB), odd2, m[5]));
+    y[0] = fma(V(kFactorA), even1, fma(V(kFactorB), even2, m[0]));
+    y[1] = fma(V(kFactorA * kA), odd1, V(kFactorB * kB) * odd2);
+    y[2] = fma(V(kFactorA * 0.5f), even1, V(kFactorB * 2.0f) * even2);
+    y[3] = fma(V(kFactorA * 0.5f * kA), odd1, fma(V(kFactorB * 2.0f * kB), odd2, m[5]));
   }
 };
 
 struct Kernel {
   static constexpr int kIn = 3, kOut = 6;
   static FASTNN_INLINE void run(const V (&g)[kIn], V (&u)[kOut]) {
-    const V even1 = V(-2.0f / 3) * fma(V(0.5f), g[2], g[0]), even2 = V(1.0f / 6) * fma(V(2.0f), g[2], g[0]);
+    const V even1 = fma(V(0.5f), g[2], g[0]), even2 = fma(V(2.0f), g[2], g[0]);
     u[0] = g[0];
-    u[1] = fma(V(-2.0f / 3 * kA), g[1], even1);
-    u[2] = fma(V(2.0f / 3 * kA), g[1], even1);
-    u[3] = fma(V(1.0f / 6 * kB), g[1], even2);
-    u[4] = fma(V(-1.0f / 6 * kB), g[1], even2);
+    u[1] = fma(V(kA), g[1], even1);
+    u[2] = fma(V(-kA), g[1], even1);
+    u[3] = fma(V(kB), g[1], even2);
+    u[4] = fma(V(-kB), g[1], even2);
     u[5] = g[2];
   }
 };
@@ -84,13 +85,13 @@ struct Kernel {
 struct Gradient {
   static constexpr int kIn = 4, kOut = 6;
   static FASTNN_INLINE void run(const V (&g)[kIn], V (&u)[kOut]) {
-    const V even1 = V(-2.0f / 3) * fma(V(0.5f), g[2], g[0]), odd1 = fma(V(0.5f), g[3], g[1]);
-    const V even2 = V(1.0f / 6) * fma(V(2.0f), g[2], g[0]), odd2 = fma(V(2.0f), g[3], g[1]);
+    const V even1 = fma(V(0.5f), g[2], g[0]), odd1 = fma(V(0.5f), g[3], g[1]);
+    const V even2 = fma(V(2.0f), g[2], g[0]), odd2 = fma(V(2.0f), g[3], g[1]);
     u[0] = g[0];
-    u[1] = fma(V(-2.0f / 3 * kA), odd1, even1);
-    u[2] = fma(V(2.0f / 3 * kA), odd1, even1);
-    u[3] = fma(V(1.0f / 6 * kB), odd2, even2);
-    u[4] = fma(V(-1.0f / 6 * kB), odd2, even2);
+    u[1] = fma(V(kA), odd1, even1);
+    u[2] = fma(V(-kA), odd1, even1);
+    u[3] = fma(V(kB), odd2, even2);
+    u[4] = fma(V(-kB), odd2, even2);
     u[5] = g[3];
   }
 };
@@ -99,9 +100,9 @@ struct WeightOutputs {
   static constexpr int kIn = 6, kOut = 3;
   static FASTNN_INLINE void run(const V (&m)[kIn], V (&y)[kOut]) {
     const V even1 = m[1] + m[2], odd1 = m[1] - m[2], even2 = m[3] + m[4], odd2 = m[3] - m[4];
-    y[0] = (m[0] + even1) + even2;
-    y[1] = fma(V(kA), odd1, V(kB) * odd2);
-    y[2] = fma(V(0.5f), even1, fma(V(2.0f), even2, m[5]));
+    y[0] = fma(V(kFactorA), even1, fma(V(kFactorB), even2, m[0]));
+    y[1] = fma(V(kFactorA * kA), odd1, V(kFactorB * kB) * odd2);
+    y[2] = fma(V(kFactorA * 0.5f), even1, fma(V(kFactorB * 2.0f), even2, m[5]));
   }
 };
 
