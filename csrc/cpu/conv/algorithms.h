@@ -44,6 +44,7 @@ bool winograd_pays(const ConvGeometry&);  // and is enabled
 void conv_winograd(const ConvForwardParams&);
 void conv_winograd(const ConvBackwardDataParams&);
 // csrc/cpu/conv/winograd_weight.cpp
+bool winograd_pays(const ConvBackwardDataParams&);
 bool winograd_pays(const ConvBackwardWeightParams&);
 void conv_winograd(const ConvBackwardWeightParams&);
 

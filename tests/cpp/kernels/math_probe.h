@@ -14,6 +14,7 @@ struct MathProbeKernels {
 }  // namespace fastnn::cpu
 
 //   X(name)
-#define FASTNN_MATH_FUNCTIONS(X) X(exp) X(expm1) X(log) X(log1p) X(tanh) X(normal_cdf) X(sigmoid) X(tanhshrink)
+#define FASTNN_MATH_FUNCTIONS(X) \
+  X(exp) X(expm1) X(log) X(log1p) X(tanh) X(normal_cdf) X(sigmoid) X(tanhshrink)
 
 FASTNN_DECLARE_KERNELS(MathProbeKernels, math_probe)
