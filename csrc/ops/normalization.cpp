@@ -6,8 +6,6 @@
 namespace fastnn::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
@@ -115,47 +113,35 @@ Tensors call_layer_norm_backward(const Tensor& dy, const Tensor& x, int64_t dims
   return op.call(dy, x, dims, weight, mean, rstd, eps, rms, mask);
 }
 
-struct LayerNormFunction : torch::autograd::Function<LayerNormFunction> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
-                        const OptionalTensor& bias, int64_t dims, double eps, bool rms,
-                        Statistics* statistics) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, mean, rstd] = call_layer_norm(x, dims, weight, bias, eps, rms);
-    ctx->save_for_backward({x, or_undefined(weight), mean, rstd});
-    save_arguments(ctx, dims, rms, !bias, eps);
-    *statistics = {mean, rstd};
-    return y;
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(7);
-    if (!dy[0].defined()) return grads;
-    const auto saved = ctx->get_saved_variables();
-    const SavedArguments a(ctx);
-    const auto mask = a.wanted_gradients(ctx, saved[1]);
-    auto [dx, dw, db] =
-        call_layer_norm_backward(dy[0], saved[0], a.number, saved[1], saved[2], saved[3], a.eps, a.rms, mask);
-    if (mask[0]) grads[0] = dx;
-    if (mask[1]) grads[1] = dw;
-    if (mask[2]) grads[2] = db;
-    return grads;
+struct LayerNormGradient {
+  static constexpr const char* kName = "LayerNormBackward";
+  static constexpr int kInputs = 3, kSaved = 4;
+  using Arguments = std::tuple<int64_t, double, bool>;
+  static variable_list backward(const variable_list& dy, const Saved<4>& saved, const Wanted<3>& wanted,
+                                int64_t dims, double eps, bool rms) {
+    const auto& [x, weight, mean, rstd] = saved;
+    auto [dx, dw, db] = call_layer_norm_backward(dy[0], x, dims, weight, mean, rstd, eps, rms, wanted);
+    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor()};
   }
 };
 
 Tensors layer_norm_autograd(const Tensor& x, int64_t dims, const OptionalTensor& weight,
                             const OptionalTensor& bias, double eps, bool rms) {
-  if (any_needs_grad(x, weight, bias)) {
-    Statistics statistics;
-    Tensor y = LayerNormFunction::apply(x, weight, bias, dims, eps, rms, &statistics);
-    return {y, statistics.mean, statistics.rstd};
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call_layer_norm(x, dims, weight, bias, eps, rms);
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_layer_norm(x, dims, weight, bias, eps, rms);
+  };
+  if (!records(x, weight, bias)) return run();
+  const auto node = make_node<LayerNormGradient>({dims, eps, rms}, x, weight, bias);
+  auto [y, mean, rstd] = run();
+  node->output(y).keep(0, x).keep(1, or_undefined(weight)).keep(2, mean).keep(3, rstd);
+  return {y, mean, rstd};
 }
 
 Tensors layer_norm_backward_autograd(const Tensor& dy, const Tensor& x, int64_t dims,
                                      const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd,
                                      double eps, bool rms, std::array<bool, 3> mask) {
-  if (!at::GradMode::is_enabled() || !(needs_grad(dy) || needs_grad(x) || (weight && needs_grad(*weight)))) {
+  if (!records(dy, x, weight)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return call_layer_norm_backward(dy, x, dims, weight, mean, rstd, eps, rms, mask);
   }
@@ -225,7 +211,7 @@ Tensor layer_norm(const Tensor& input, c10::SymIntArrayRef normalized_shape, con
   const int64_t dims = static_cast<int64_t>(normalized_shape.size());
   return front(
       layer_norm_op, reason,
-      [&] { return std::get<0>(call_layer_norm(input, dims, weight, bias, eps, false)); },
+      [&] { return std::get<0>(layer_norm_autograd(input, dims, weight, bias, eps, false)); },
       [&] {
         return at::layer_norm_symint(input, normalized_shape, weight, bias, eps,
                                      at::globalContext().userEnabledCuDNN());
@@ -241,7 +227,7 @@ Tensor rms_norm(const Tensor& input, c10::SymIntArrayRef normalized_shape, const
       [&] {
         const double unit = input.scalar_type() == at::kDouble ? std::numeric_limits<double>::epsilon()
                                                                : std::numeric_limits<float>::epsilon();
-        return std::get<0>(call_layer_norm(input, dims, weight, std::nullopt, eps.value_or(unit), true));
+        return std::get<0>(layer_norm_autograd(input, dims, weight, std::nullopt, eps.value_or(unit), true));
       },
       [&] { return at::rms_norm_symint(input, normalized_shape, weight, eps); });
 }

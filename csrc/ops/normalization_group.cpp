@@ -7,8 +7,6 @@
 namespace fastnn::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::variable_list;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
@@ -141,43 +139,32 @@ Tensor batch_norm_eval(const Tensor& x, const OptionalTensor& weight, const Opti
   return op.call(x, weight, bias, mean, var, eps);
 }
 
-// Both norms: `call` runs the private op.
-struct GroupNormFunction : torch::autograd::Function<GroupNormFunction> {
-  template <class Call>
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& weight,
-                        const OptionalTensor& bias, int64_t G, double eps, const Call& call,
-                        Statistics* statistics) {
-    at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, mean, rstd] = call();
-    ctx->save_for_backward({x, or_undefined(weight), mean, rstd});
-    save_arguments(ctx, G, false, !bias, eps);
-    *statistics = {mean, rstd};
-    return y;
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list& dy) {
-    variable_list grads(7);
-    if (!dy[0].defined()) return grads;
-    const auto saved = ctx->get_saved_variables();
-    const SavedArguments a(ctx);
-    const auto mask = a.wanted_gradients(ctx, saved[1]);
-    auto [dx, dw, db] = call_backward(dy[0], saved[0], a.number, saved[1], saved[2], saved[3], a.eps, mask);
-    if (mask[0]) grads[0] = dx;
-    if (mask[1]) grads[1] = dw;
-    if (mask[2]) grads[2] = db;
-    return grads;
+// Of both norms.
+struct GroupNormGradient {
+  static constexpr const char* kName = "GroupNormBackward";
+  static constexpr int kInputs = 3, kSaved = 4;
+  using Arguments = std::tuple<int64_t, double>;
+  static variable_list backward(const variable_list& dy, const Saved<4>& saved, const Wanted<3>& wanted,
+                                int64_t G, double eps) {
+    const auto& [x, weight, mean, rstd] = saved;
+    auto [dx, dw, db] = call_backward(dy[0], x, G, weight, mean, rstd, eps, wanted);
+    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor()};
   }
 };
 
+// `call` runs the private op.
 template <class Call>
 Tensors with_autograd(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, int64_t G,
                       double eps, const Call& call) {
-  if (any_needs_grad(x, weight, bias)) {
-    Statistics statistics;
-    Tensor y = GroupNormFunction::apply(x, weight, bias, G, eps, call, &statistics);
-    return {y, statistics.mean, statistics.rstd};
-  }
-  at::AutoDispatchBelowADInplaceOrView guard;
-  return call();
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call();
+  };
+  if (!records(x, weight, bias)) return run();
+  const auto node = make_node<GroupNormGradient>({G, eps}, x, weight, bias);
+  auto [y, mean, rstd] = run();
+  node->output(y).keep(0, x).keep(1, or_undefined(weight)).keep(2, mean).keep(3, rstd);
+  return {y, mean, rstd};
 }
 
 Tensors group_norm_autograd(const Tensor& x, int64_t G, const OptionalTensor& weight,
@@ -198,7 +185,7 @@ Tensors instance_norm_autograd(const Tensor& x, const OptionalTensor& weight, co
 Tensors group_norm_backward_autograd(const Tensor& dy, const Tensor& x, int64_t G,
                                      const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd,
                                      double eps, std::array<bool, 3> mask) {
-  if (!at::GradMode::is_enabled() || !(needs_grad(dy) || needs_grad(x) || (weight && needs_grad(*weight)))) {
+  if (!records(dy, x, weight)) {
     at::AutoDispatchBelowADInplaceOrView guard;
     return call_backward(dy, x, G, weight, mean, rstd, eps, mask);
   }
@@ -275,7 +262,7 @@ Tensor group_norm(const Tensor& input, int64_t num_groups, const OptionalTensor&
   }
   return front(
       group_norm_op, reason,
-      [&] { return std::get<0>(call_group_norm(input, num_groups, weight, bias, eps)); },
+      [&] { return std::get<0>(group_norm_autograd(input, num_groups, weight, bias, eps)); },
       [&] {
         return at::group_norm(input, num_groups, weight, bias, eps, at::globalContext().userEnabledCuDNN());
       });
@@ -297,8 +284,8 @@ Tensor instance_norm(const Tensor& input, const OptionalTensor& running_mean,
       [&] {
         const Tensor x = input.contiguous();  // and so is the output, whatever the layout: as torch's
         if (!use_input_stats) return batch_norm_eval(x, weight, bias, mean, var, eps);
-        if (!mean.defined()) return std::get<0>(call_group_norm(x, x.size(1), weight, bias, eps));
-        return std::get<0>(call_instance_norm(x, weight, bias, mean, var, momentum, eps));
+        if (!mean.defined()) return std::get<0>(group_norm_autograd(x, x.size(1), weight, bias, eps));
+        return std::get<0>(instance_norm_autograd(x, weight, bias, mean, var, momentum, eps));
       },
       [&] {
         return at::instance_norm(input, weight, bias, running_mean, running_var, use_input_stats, momentum,

@@ -56,11 +56,6 @@ inline void announce_change(const OptionalTensor& t) {
   if (t && t->defined() && !t->is_inference()) t->unsafeGetTensorImpl()->bump_version();
 }
 
-inline bool any_needs_grad(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias) {
-  return at::GradMode::is_enabled() &&
-         (needs_grad(x) || (weight && needs_grad(*weight)) || (bias && needs_grad(*bias)));
-}
-
 // Parameters must agree in dtype with each other and with the input; beside a half type they may be float.
 inline const char* why_not_parameters(const Op& op, const Tensor& input,
                                       c10::ArrayRef<const Tensor*> parameters) {
