@@ -1,9 +1,12 @@
 """Training: the demo's two models without dropout follow torch's loss curves; saved and resumed either way."""
 
+import copy
+
 import pytest
 import torch
 
 import fastnn
+from fastnn.testing import networks
 
 STEPS = 20
 
@@ -127,3 +130,34 @@ def test_runs_repeat():
         results.append([y.detach(), *torch.autograd.grad(y, list(model.parameters()), gradient)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def smooth(nn):
+    """`vgg` without kinks, so that its gradient is continuous; its convolutions run on Winograd's algorithm."""
+    layers = []
+    for layer in networks.vgg(nn):
+        if isinstance(layer, torch.nn.ReLU):
+            layer = nn.SiLU()
+        elif isinstance(layer, torch.nn.MaxPool2d):
+            layer = nn.AvgPool2d(2)
+        layers.append(layer)
+    return nn.Sequential(*layers)
+
+
+def test_gradient_of_a_smooth_network():
+    """3 times torch's error against float64 at most, over all parameters."""
+    torch.manual_seed(0)
+    theirs = smooth(torch.nn)
+    x = torch.randn(16, 3, 32, 32)
+
+    def gradients(model, x):
+        return torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+
+    expected = gradients(copy.deepcopy(theirs).double(), x.double())
+    ours = smooth(fastnn)
+    ours.load_state_dict(theirs.state_dict())
+
+    def error(model):
+        return max(float((a - b).abs().max()) for a, b in zip(gradients(model, x), expected, strict=True))
+
+    assert error(ours) <= 3 * error(theirs)

@@ -11,10 +11,12 @@ result). Ops marked exact must equal torch bit for bit. In float64 the reference
 on the same values, scaled by the ratio of the rounding units, stands for its float64 error there. NaN and infinities
 must be in the same places. Random layers are checked against what they promise, see `random_layers.py`.
 
-The gradient of a network is judged as one vector: scale and torch's error are the largest over all its parameters, and
-the cap is that of one op times the number of layers. Tensor by tensor the rule would have no meaning there: where a
-ReLU's input is zero up to rounding, one float32 evaluation passes the gradient on and another doesn't, and the gradients
-of all layers before it move by that element, in torch's own result as in ours.
+The gradient of a network is judged as one vector, by the cap alone, which is that of one op times the number of layers.
+Torch's error is no measure there: where a ReLU's input is zero up to rounding, one float32 evaluation passes the
+gradient on and another doesn't, and the gradients of all layers before it move by that element. Whether that happens to
+torch's evaluation or to ours is chance (torch's error in `vgg` is 2e-5 on one input, in `resnet18` 0.4). The outputs are
+continuous: they are held to the rule. So are the gradients of each layer by itself, and those of a network of smooth
+layers (tests/test_training.py).
 """
 
 from __future__ import annotations
@@ -227,11 +229,14 @@ def _random_checks(module: torch.nn.Module, inputs: list[torch.Tensor], ours: Re
 
 @dataclass(frozen=True)
 class _Common:
-    """What all tensors of a network share; the defaults leave a single layer's tensors on their own."""
+    """What all tensors of a network share; the defaults leave a single layer's tensors on their own.
+
+    kinks: the values jump where a rounding error moves an activation across zero; only the cap holds.
+    """
 
     scale: float = 0.0
-    torch_error: float = 0.0
     layers: int = 1
+    kinks: bool = False
 
 
 def _compare_results(
@@ -252,7 +257,7 @@ def _compare_results(
         if case.family == "network":
             common = _Common(
                 scale=max((_scale(t) for t in r.values()), default=0.0),
-                torch_error=max((_difference(s[name], r[name]) for name in r), default=0.0),
+                kinks=group == "gradients",
                 layers=layers,
             )
         for name in b:
@@ -325,7 +330,7 @@ def _compare_values(
         )
     scale = max(_scale(reference), common.scale)
     unit = torch.finfo(ours.dtype).eps / 2
-    error, torch_error = _difference(ours, reference), max(_difference(scaled, reference), common.torch_error)
+    error, torch_error = _difference(ours, reference), _difference(scaled, reference)
     floor = FLOOR_ULPS * 2 * unit * scale
     if dtype == "float64":
         torch_error *= unit / (torch.finfo(torch.float32).eps / 2)
@@ -334,6 +339,6 @@ def _compare_values(
         # torch itself puts NaN or infinities elsewhere than exact arithmetic does, e.g. GELU(inf) = NaN in float32:
         # either answer is right.
         error, torch_error = min(error, _difference(ours, theirs.double())), 0.0
-    limit = max(factor * torch_error, floor)
+    limit = float("inf") if common.kinks else max(factor * torch_error, floor)
     limit = min(limit, max(CAPS[dtype] * common.layers * scale, torch.finfo(ours.dtype).tiny))
     return Check(name, error <= limit, error, torch_error, limit, scale)
