@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/by_type.h"
 #include "cpu/kernels/batchnorm.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
@@ -144,16 +145,7 @@ void for_channel_groups(int64_t C, int64_t cost, const F& f) {
 
 template <class T>
 const BatchNormOps<T>& batchnorm_ops() {
-  const BatchNormKernels& k = batchnorm_kernels();
-  if constexpr (std::is_same_v<T, double>) {
-    return k.float64;
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    return k.bfloat16;
-  } else if constexpr (std::is_same_v<T, Float16>) {
-    return k.float16;
-  } else {
-    return k.float32;
-  }
+  return of_type<T>(batchnorm_kernels());
 }
 
 // For what is done element by element: f(first element, rows) over the N * C rows of [N, C, L], and

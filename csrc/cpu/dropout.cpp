@@ -5,6 +5,7 @@
 #include <cmath>
 #include <type_traits>
 
+#include "cpu/by_type.h"
 #include "cpu/kernels/dropout.h"
 #include "cpu/parallel.h"
 
@@ -15,22 +16,9 @@ namespace {
 constexpr int64_t kVisits = 3;
 
 template <class T>
-const DropoutOps<T>& ops_of(const DropoutKernels& k) {
-  if constexpr (std::is_same_v<T, double>) {
-    return k.float64;
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    return k.bfloat16;
-  } else if constexpr (std::is_same_v<T, Float16>) {
-    return k.float16;
-  } else {
-    return k.float32;
-  }
-}
-
-template <class T>
 void run(const DropoutParams& p) {
   using A = Compute<T>;
-  const DropoutOps<T>& ops = ops_of<T>(dropout_kernels());
+  const DropoutOps<T>& ops = of_type<T>(dropout_kernels());
   const PhiloxStream stream = {p.seed, p.offset};
   const auto threshold = static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p.p, 32)), 4294967295.0));
   const A scale = static_cast<A>(p.scale), kept = static_cast<A>(p.kept), dropped = static_cast<A>(p.dropped);

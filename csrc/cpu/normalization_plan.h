@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "cpu/batchnorm_plan.h"
+#include "cpu/by_type.h"
 #include "cpu/kernels/normalization.h"
 #include "fastnn/normalization.h"
 
@@ -15,16 +16,7 @@ namespace fastnn::cpu {
 
 template <class T>
 const NormalizationOps<T>& normalization_ops() {
-  const NormalizationKernels& k = normalization_kernels();
-  if constexpr (std::is_same_v<T, double>) {
-    return k.float64;
-  } else if constexpr (std::is_same_v<T, BFloat16>) {
-    return k.bfloat16;
-  } else if constexpr (std::is_same_v<T, Float16>) {
-    return k.float16;
-  } else {
-    return k.float32;
-  }
+  return of_type<T>(normalization_kernels());
 }
 
 struct Pieces {
