@@ -318,3 +318,12 @@ def test_after_fork():
     process.start()
     assert queue.get(timeout=60) == pytest.approx(expected, rel=1e-5)
     process.join()
+
+
+def test_profiler():
+    """A profiler sees the private ops, forward and backward, though calls that nobody watches go straight to the kernel."""
+    x = torch.randn(4, 3, requires_grad=True)
+    with torch.profiler.profile() as profile:
+        fastnn.ReLU()(x).sum().backward()
+    seen = {event.key for event in profile.key_averages()}
+    assert {"fastnn::_activation", "fastnn::_activation_backward"} <= seen

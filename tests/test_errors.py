@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastnn
+from fastnn import _C
 
 T = torch.randn
 META = {"device": "meta"}
@@ -269,4 +270,18 @@ def test_private_ops_check_their_arguments():
     ]
     for call in calls:
         with pytest.raises(RuntimeError):
+            call()
+
+
+def test_arguments_of_bound_ops():
+    """The functions of _C name the argument and what it got."""
+    x = T(2, 3)
+    for call, words in [
+        (lambda: _C.relu([1.0]), r"relu\(\): argument 'input' must be Tensor, not list"),
+        (lambda: _C.elu(x, "one"), r"elu\(\): argument 'alpha' must be float, not str"),
+        (lambda: _C.softmax(x, 0.5), r"softmax\(\): argument 'dim' must be int, not float"),
+        (lambda: _C.linear(x, x, 1), r"linear\(\): argument 'bias' must be Tensor or None, not int"),
+        (lambda: _C.relu(x, x), r"relu\(\) takes 1 arguments, not 2"),
+    ]:
+        with pytest.raises(TypeError, match=words):
             call()

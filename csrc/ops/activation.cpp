@@ -7,6 +7,7 @@
 
 #include "fastnn/activation_table.h"
 #include "ops/activation_aten.h"
+#include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -63,12 +64,15 @@ Tensor activation_backward_meta(const Tensor&, const Tensor& saved, int64_t, dou
 
 Tensor activation(const Tensor& x, int64_t kind, double a, double b) {
   static const auto op = handle<Tensor(const Tensor&, int64_t, double, double)>("fastnn::_activation");
+  if (runs_directly(x)) return activation_cpu(x, kind, a, b);
   return op.call(x, kind, a, b);
 }
 
 Tensor activation_backward(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
   static const auto op =
       handle<Tensor(const Tensor&, const Tensor&, int64_t, double, double)>("fastnn::_activation_backward");
+  const bool direct = !records(dy, saved) && runs_directly(dy) && runs_directly(saved);
+  if (direct) return activation_backward_cpu(dy, saved, kind, a, b);
   return op.call(dy, saved, kind, a, b);
 }
 
@@ -212,6 +216,11 @@ struct Front {
       return &call0;
     }
   }
+  static void add(pybind11::module_& m) {
+    constexpr auto& info = kActivationInfo[kind];
+    bind_front<function()>(m, std::string(info.name) + (inplace ? "_" : ""),
+                           {"input", info.a.name, info.b.name});
+  }
 };
 
 std::string schema(const ActivationInfo& info) {
@@ -238,9 +247,9 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(activation, m) {
-#define FASTNN_FUNCTION(name, Struct)                                                                    \
-  m.def(#name, torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, false>::function())); \
-  m.def(#name "_", torch::wrap_pybind_function_no_gil(Front<ActivationKind::k##Struct, true>::function()));
+#define FASTNN_FUNCTION(name, Struct)              \
+  Front<ActivationKind::k##Struct, false>::add(m); \
+  Front<ActivationKind::k##Struct, true>::add(m);
   FASTNN_ACTIVATIONS(FASTNN_FUNCTION)
 #undef FASTNN_FUNCTION
 }

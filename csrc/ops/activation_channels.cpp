@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "fastnn/activation.h"
+#include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -291,8 +292,8 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(activation_channels, m) {
-  m.def("prelu", torch::wrap_pybind_function_no_gil(prelu));
-  m.def("glu", torch::wrap_pybind_function_no_gil(glu));
+  bind_front<prelu>(m, "prelu", {"input", "weight"});
+  bind_front<glu>(m, "glu", {"input", "dim"});
 }
 
 }  // namespace

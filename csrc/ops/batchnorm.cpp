@@ -2,6 +2,7 @@
 // running statistics, one backward op for both, autograd, the front op.
 #include "fastnn/batchnorm.h"
 
+#include "ops/bind.h"
 #include "ops/node.h"
 #include "ops/parameters.h"
 
@@ -287,10 +288,9 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(batchnorm, m) {
-  namespace py = pybind11;
-  m.def("batch_norm", torch::wrap_pybind_function_no_gil(batch_norm), py::arg("input"),
-        py::arg("running_mean"), py::arg("running_var"), py::arg("weight"), py::arg("bias"),
-        py::arg("training"), py::arg("momentum"), py::arg("eps"));
+  bind_front<batch_norm>(
+      m, "batch_norm",
+      {"input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"});
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -223,13 +224,10 @@ void define_batched(torch::Library& m) {
   m.impl((name + "_").c_str(), call_inplace<member>);
 }
 template <const Member& member>
-void bind(pybind11::module_& m) {
-  namespace py = pybind11;
+void add(pybind11::module_& m) {
   const std::string name = member.op.name;
-  m.def(name.c_str(), torch::wrap_pybind_function_no_gil(call<member>), py::arg("input"), py::arg("p"),
-        py::arg("train"));
-  m.def((name + "_").c_str(), torch::wrap_pybind_function_no_gil(call_inplace<member>), py::arg("input"),
-        py::arg("p"), py::arg("train"));
+  bind_front<call<member>>(m, name, {"input", "p", "train"});
+  bind_front<call_inplace<member>>(m, name + "_", {"input", "p", "train"});
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
@@ -245,10 +243,10 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
   define_batched<kFeatureAlphaDropout>(m);
 }
 FASTNN_BIND(dropout, m) {
-  bind<kDropout>(m);
-  bind<kFeatureDropout>(m);
-  bind<kAlphaDropout>(m);
-  bind<kFeatureAlphaDropout>(m);
+  add<kDropout>(m);
+  add<kFeatureDropout>(m);
+  add<kAlphaDropout>(m);
+  add<kFeatureAlphaDropout>(m);
 }
 
 }  // namespace

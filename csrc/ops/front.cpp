@@ -102,6 +102,12 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   return first == nullptr ? "no tensor" : nullptr;
 }
 
+bool runs_directly(const Tensor& t) {
+  return t.is_cpu() && (t.key_set() | kPlainTensor) == kPlainTensor &&
+         (c10::impl::tls_local_dispatch_key_set().included_ | kPlainThread) == kPlainThread &&
+         !at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION).has_value();
+}
+
 void start_recording() {
   const std::lock_guard lock(records_mutex);
   records.clear();

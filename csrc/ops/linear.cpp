@@ -1,6 +1,7 @@
 // Linear: private ops on matrices with any strides, autograd, the front op.
 #include "fastnn/linear.h"
 
+#include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -187,8 +188,7 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(linear, m) {
-  m.def("linear", torch::wrap_pybind_function_no_gil(linear), pybind11::arg("input"), pybind11::arg("weight"),
-        pybind11::arg("bias"));
+  bind_front<linear>(m, "linear", {"input", "weight", "bias"});
 }
 
 }  // namespace

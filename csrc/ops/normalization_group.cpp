@@ -2,6 +2,7 @@
 // statistics (which it updates in place), one backward op for both, autograd. Instance norm by running
 // statistics is batch norm's.
 #include "fastnn/normalization.h"
+#include "ops/bind.h"
 #include "ops/normalization.h"
 
 namespace fastnn::ops {
@@ -310,8 +311,10 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(normalization_group, m) {
-  m.def("group_norm", torch::wrap_pybind_function_no_gil(group_norm));
-  m.def("instance_norm", torch::wrap_pybind_function_no_gil(instance_norm));
+  bind_front<group_norm>(m, "group_norm", {"input", "num_groups", "weight", "bias", "eps"});
+  bind_front<instance_norm>(
+      m, "instance_norm",
+      {"input", "running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps"});
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Softmax, log-softmax and softmin: front ops, one private op with two flags, autograd.
 #include "fastnn/softmax.h"
 
+#include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -157,9 +158,9 @@ TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
 }
 
 FASTNN_BIND(softmax, m) {
-  m.def("softmax", torch::wrap_pybind_function_no_gil(softmax));
-  m.def("log_softmax", torch::wrap_pybind_function_no_gil(log_softmax));
-  m.def("softmin", torch::wrap_pybind_function_no_gil(softmin));
+  bind_front<softmax>(m, "softmax", {"input", "dim"});
+  bind_front<log_softmax>(m, "log_softmax", {"input", "dim"});
+  bind_front<softmin>(m, "softmin", {"input", "dim"});
 }
 
 }  // namespace
