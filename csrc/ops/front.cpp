@@ -88,7 +88,7 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
       return t->is_meta() ? "a meta tensor" : "a tensor that is not plain and dense";
     }
     if (op.autocast && autocast_on(*t, thread.excluded_)) return "autocast chooses the dtype";
-    if (t->_fw_grad(0).defined()) return "forward-mode differentiation";
+    if (has_tangent(*t)) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
       if ((dtype_bit(t->scalar_type()) & op.dtypes) == 0) return "no kernel for this dtype";

@@ -176,7 +176,7 @@ template <class Gradient, class... Tensors>
 auto make_node(typename Gradient::Arguments arguments, const Tensors&... inputs) {
   static_assert(sizeof...(inputs) == Gradient::kInputs);
   using Node = GradientNode<Gradient>;
-  TORCH_CHECK(!(torch::autograd::isFwGradDefined(inputs) || ...), "fastnn: ", Gradient::kName,
+  TORCH_CHECK(!(has_tangent(inputs) || ...), "fastnn: ", Gradient::kName,
               ": forward-mode differentiation goes through the public op");
   auto edges = torch::autograd::collect_next_edges(inputs...);
   auto node = new_node<Node>(std::move(arguments));

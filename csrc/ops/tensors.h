@@ -2,6 +2,7 @@
 #pragma once
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <optional>
@@ -26,6 +27,17 @@ inline bool needs_grad(const Tensor& t) {
 }
 inline bool needs_grad(const std::optional<Tensor>& t) {
   return t && needs_grad(*t);
+}
+
+// Takes part in forward-mode differentiation. The first question is a look at a pointer, _fw_grad() two calls.
+inline bool has_tangent(const Tensor& t) {
+  if (!t.defined()) return false;
+  const auto* meta =
+      static_cast<const torch::autograd::AutogradMeta*>(t.unsafeGetTensorImpl()->autograd_meta());
+  return meta != nullptr && meta->fw_grad_ != nullptr && t._fw_grad(0).defined();
+}
+inline bool has_tangent(const std::optional<Tensor>& t) {
+  return t && has_tangent(*t);
 }
 
 // The private ops get their arguments from the front ops, which leave what does not fit to torch. Called by

@@ -5,28 +5,55 @@ through ``torch.ops.fastnn``. Arguments that override torch functions (subclasse
 see ``torch.nn.functional``'s own function.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch.compiler import is_compiling
+from torch.compiler import is_dynamo_compiling as compiling
 from torch.jit import is_scripting
 from torch.overrides import has_torch_function, has_torch_function_unary
 
 from fastnn import _C
 
-__all__ = ["door", "has_torch_function", "has_torch_function_unary", "is_scripting", "overwrite"]
+__all__ = [
+    "compiled",
+    "compiling",
+    "door",
+    "eager",
+    "has_torch_function",
+    "has_torch_function_unary",
+    "is_scripting",
+    "overwrite",
+    "scripts_as",
+]
 
-_ops = torch.ops.fastnn
+compiled, eager = torch.ops.fastnn, _C
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def door() -> Any:
     """The namespace to call ops from: ``_C`` in eager mode, ``torch.ops.fastnn`` where dynamo reads this code."""
-    return _ops if is_dynamo_compiling() else _C
+    return compiled if compiling() else eager
+
+
+def scripts_as(torch_function: Callable[..., Any]) -> Callable[[_Function], _Function]:
+    """TorchScript compiles ``torch_function`` in place of the decorated one, which need not ask ``is_scripting()``.
+
+    ``torch.jit.script`` looks for these two attributes, dynamo for a true value of the first.
+    """
+
+    def mark(function: _Function) -> _Function:
+        vars(function).update(__script_if_tracing_wrapper=False, __original_fn=torch_function)
+        return function
+
+    return mark
 
 
 def overwrite(name: str, input: torch.Tensor, *parameters: float) -> torch.Tensor:
     """The in-place form of an activation. Compilers get torch's: they turn it into one that isn't in place."""
     if is_compiling():
         return getattr(F, name)(input, *parameters, inplace=True)
-    return getattr(_C, name + "_")(input, *parameters)
+    return getattr(eager, name + "_")(input, *parameters)
