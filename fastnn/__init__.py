@@ -28,6 +28,9 @@ from fastnn.accelerate import accelerate as accelerate  # noqa: E402
 from fastnn.accelerate import revert as revert  # noqa: E402
 from fastnn.explain import explain as explain  # noqa: E402
 from fastnn.explain import strict as strict  # noqa: E402
+from fastnn.fuse import FuseReport as FuseReport  # noqa: E402
+from fastnn.fuse import fuse as fuse  # noqa: E402
+from fastnn.fuse import unfuse as unfuse  # noqa: E402
 from fastnn.info import info as info  # noqa: E402
 from fastnn.modules import *  # noqa: E402, F403
 from fastnn.version import __version__ as __version__  # noqa: E402

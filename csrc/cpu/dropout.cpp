@@ -20,7 +20,7 @@ void run(const DropoutParams& p) {
   using A = Compute<T>;
   const DropoutOps<T>& ops = of_type<T>(dropout_kernels());
   const PhiloxStream stream = {p.seed, p.offset};
-  const auto threshold = static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p.p, 32)), 4294967295.0));
+  const uint32_t threshold = dropout_threshold(p.p);
   const A scale = static_cast<A>(p.scale), kept = static_cast<A>(p.kept), dropped = static_cast<A>(p.dropped);
   const T* x = static_cast<const T*>(p.x);
   T* y = static_cast<T*>(p.y);
@@ -39,6 +39,10 @@ void run(const DropoutParams& p) {
 }
 
 }  // namespace
+
+uint32_t dropout_threshold(double p) {
+  return static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p, 32)), 4294967295.0));
+}
 
 void dropout(const DropoutParams& p) {
   if (p.decisions == 0 || p.length == 0) return;

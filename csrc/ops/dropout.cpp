@@ -3,8 +3,6 @@
 // torch.manual_seed, fork_rng and checkpoint rule them; the masks are not those of torch for the same seed.
 #include "fastnn/dropout.h"
 
-#include <ATen/CPUGeneratorImpl.h>
-
 #include <algorithm>
 #include <cmath>
 #include <numeric>
@@ -12,6 +10,7 @@
 #include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
+#include "ops/random.h"
 
 namespace fastnn::ops {
 namespace {
@@ -100,9 +99,8 @@ struct Member {
 };
 
 // The affine map of kept and dropped elements, and the mask's place in the random stream.
-struct Draw {
+struct Draw : RandomPlace {
   double p, scale, kept, dropped;
-  int64_t seed, offset;
 
   Draw(double p, bool alpha) : p(p), scale(1 / (1 - p)), kept(0), dropped(0) {
     if (alpha) {
@@ -111,11 +109,6 @@ struct Draw {
       kept = kAlpha * scale * p;
       dropped = kept - kAlpha * scale;
     }
-    const at::Generator generator = at::detail::getDefaultCPUGenerator();
-    auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
-    const std::lock_guard lock(cpu->mutex_);
-    seed = static_cast<int64_t>(cpu->random64());
-    offset = static_cast<int64_t>(cpu->random64());
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {

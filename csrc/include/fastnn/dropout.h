@@ -24,6 +24,7 @@ struct DropoutParams {
 
 namespace cpu {
 void dropout(const DropoutParams&);
+uint32_t dropout_threshold(double p);  // words below it drop
 }  // namespace cpu
 
 }  // namespace fastnn

@@ -4,21 +4,25 @@
 //   dx = dy * weight * invstd                                                (running statistics)
 // Two passes over x and dy: the sums by blocks (batchnorm_plan.h), then dx, which finds the channel in L2
 // when a thread takes whole channels. Nothing but x, mean and invstd is kept from the forward pass.
+//
+// dy may have to be made first, by going back through the layers behind: that is the source's, with
+//   bool takes_channels() const;             // channel() right before that channel's sums
+//   void channel(c) const;                   // makes dy of one channel, on the calling thread
+//   void all(plan) const;                    // makes all of dy, in parallel
+#pragma once
 #include <cmath>
 
 #include "cpu/batchnorm_plan.h"
-#include "fastnn/batchnorm.h"
 
 namespace fastnn::cpu {
-namespace {
 
-template <class T>
-class Backward {
+template <class T, class Source>
+class BatchNormBackward {
   using A = Compute<T>;
 
  public:
-  explicit Backward(const BatchNormBackwardParams& p)
-      : p_(p), plan_(p.shape), coefficients_(plan_, 5), wants_dx_(p.dx != nullptr) {}
+  BatchNormBackward(const BatchNormBackwardParams& p, const Source& source)
+      : p_(p), source_(source), plan_(p.shape), coefficients_(plan_, 5), wants_dx_(p.dx != nullptr) {}
 
   void run() const {
     const bool sums = p_.training || p_.dweight || p_.dbias;
@@ -27,14 +31,12 @@ class Backward {
       coefficients_.set(3, c, weight(c) * invstd(c));
       coefficients_.set(4, c, 0);
     }
-    if (sums && plan_.columns) {
-      column_sums();
-    } else if (sums && plan_.by_channel(4)) {
+    if (sums && !plan_.columns && source_.takes_channels() && plan_.by_channel(4)) {
       channel_by_channel();
       return;
-    } else if (sums) {
-      block_by_block();
     }
+    source_.all(plan_);
+    if (sums) plan_.columns ? column_sums() : block_by_block();
     if (wants_dx_) input_gradient();
   }
 
@@ -83,6 +85,7 @@ class Backward {
     const BatchNormShape& s = p_.shape;
     parallel_for(s.C, plan_.channel_grain(4), [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
+        source_.channel(c);
         double sum = 0, dot = 0;
         for (int64_t i = 0; i < plan_.blocks; ++i) {
           double sum_i, dot_i;
@@ -151,16 +154,10 @@ class Backward {
   }
 
   const BatchNormBackwardParams& p_;
+  const Source& source_;
   const BatchNormPlan plan_;
   const BatchNormCoefficients<A> coefficients_;  // mean, slope, shift, scale, zero
   const bool wants_dx_;
 };
-
-}  // namespace
-
-void batchnorm_backward(const BatchNormBackwardParams& p) {
-  if (p.shape.N == 0 || p.shape.C == 0 || p.shape.L == 0) return;
-  visit(p.dtype, [&](auto t) { Backward<decltype(t)>(p).run(); });
-}
 
 }  // namespace fastnn::cpu
