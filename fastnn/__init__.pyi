@@ -10,6 +10,9 @@ from fastnn.accelerate import accelerate as accelerate
 from fastnn.accelerate import revert as revert
 from fastnn.explain import explain as explain
 from fastnn.explain import strict as strict
+from fastnn.fuse import FuseReport as FuseReport
+from fastnn.fuse import fuse as fuse
+from fastnn.fuse import unfuse as unfuse
 from fastnn.info import info as info
 from fastnn.modules.activation import *
 from fastnn.modules.batchnorm import *

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 import fastnn.modules
+from fastnn.fuse import unfuse
 from fastnn.modules._base import Native, set_class
 
 
@@ -81,7 +82,11 @@ def accelerate(
 
 
 def revert(model: nn.Module) -> int:
-    """Turn each fastnn layer of ``model`` back into torch's own class, in place; returns how many."""
+    """Turn each fastnn layer of ``model`` back into torch's own class, in place; returns how many.
+
+    :func:`fastnn.fuse` is undone, too.
+    """
+    unfuse(model)
     back = {ours: theirs for theirs, ours in TWINS.items()}
     count = 0
     for module in model.modules():

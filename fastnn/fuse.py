@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from fastnn.modules.chain import Chain, chains
 
-__all__ = ["FusedSequential", "FuseReport", "fuse", "unfuse"]
+__all__ = ["FuseReport", "FusedSequential", "fuse", "unfuse"]
 
 
 class FusedSequential(nn.Sequential):
@@ -108,7 +108,7 @@ def fuse(model: nn.Module) -> FuseReport:
 
 def unfuse(model: nn.Module) -> int:
     """Undo :func:`fuse`, in place; returns the number of containers that were fused."""
-    found = [module for module in model.modules() if type(module) is FusedSequential]
+    found: list[nn.Module] = [m for m in model.modules() if type(m) is FusedSequential]
     for module in found:
         module.__class__ = nn.Sequential
         module.__dict__.pop("_plan", None)
