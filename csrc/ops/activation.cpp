@@ -6,6 +6,7 @@
 #include "fastnn/activation.h"
 
 #include "fastnn/activation_table.h"
+#include "ops/activation.h"
 #include "ops/activation_aten.h"
 #include "ops/bind.h"
 #include "ops/front.h"
@@ -108,7 +109,8 @@ Tensor activation_autograd(const Tensor& x, int64_t kind, double a, double b) {
   return y;
 }
 
-// x = f(x), which has been found free to be overwritten.
+}  // namespace
+
 Tensor activation_in_place(const Tensor& x, int64_t kind, double a, double b) {
   if (!records(x)) {
     run_in_place(x, kind, a, b);
@@ -123,6 +125,8 @@ Tensor activation_in_place(const Tensor& x, int64_t kind, double a, double b) {
   if (saves_y) node->keep(0, x);
   return x;
 }
+
+namespace {
 
 // Under create_graph the backward itself is differentiated: torch's own formula, which is made of ops that
 // can be.

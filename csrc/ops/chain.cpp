@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "fastnn/activation_table.h"
+#include "ops/activation.h"
 #include "ops/node.h"
 #include "ops/parameters.h"
 #include "ops/pooling.h"
@@ -281,19 +282,29 @@ class Chain {
   }
   void drop(double p) { stages_.reals[Stages::kP] = p; }
 
-  // The result, or None where the layers have to run one by one.
-  OptionalTensor run(const Tensor& x) {
+  // The result, or None where the layers have to run one by one. owned: nobody else has x, which was computed
+  // without being kept for a backward; it may be overwritten.
+  OptionalTensor run(const Tensor& x, bool owned) {
     if (why_not_chain(x) != nullptr) return std::nullopt;
     note_native(chain_op);
+    if (owned && only_activation() && records(x) && !x.is_view()) {
+      const int kind = stages_.activation();
+      if (kActivationInfo[kind].saves_y(dtype_of(x)))
+        return activation_in_place(x, kind, stages_.reals[Stages::kA], stages_.reals[Stages::kB]);
+    }
     if (stages_.reals[Stages::kP] > 0) {
       const RandomPlace place;
       stages_.ints[Stages::kSeed] = place.seed;
       stages_.ints[Stages::kOffset] = place.offset;
     }
-    return forward(x);
+    return forward(x, owned);
   }
 
  private:
+  bool only_activation() const {
+    return stages_.activation() >= 0 && !stages_.normalizes() && pool_ == ChainStages::kNone &&
+           stages_.reals[Stages::kP] == 0;
+  }
   const char* why_not_chain(const Tensor& x) {
     if (unfit_ != nullptr) return unfit_;
     if (const char* reason = why_not(chain_op, x)) return reason;
@@ -330,7 +341,7 @@ class Chain {
     return nullptr;
   }
 
-  Tensor forward(const Tensor& x) {
+  Tensor forward(const Tensor& x, bool owned) {
     RECORD_FUNCTION("fastnn::_chain", std::vector<c10::IValue>({x}));
     const bool recording = records(x, weight_, bias_), training = stages_.training();
     const auto type = compute_type(x);
@@ -351,7 +362,7 @@ class Chain {
     Tensor y, codes, coefficients;
     {
       at::AutoDispatchBelowADInplaceOrView guard;
-      y = stages_.empty_output(x, x.scalar_type());
+      y = owned && !recording && !stages_.pools() ? x : stages_.empty_output(x, x.scalar_type());
       const ChainStages stages = stages_.kernel_stages(x.sizes());
       if (recording && stages_.is_max())
         codes = stages_.empty_output(x, pool_codes_are_bytes(stages.windows) ? at::kByte : at::kInt);

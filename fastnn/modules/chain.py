@@ -1,19 +1,21 @@
-"""Runs of layers as one operation: ``BatchNorm -> activation -> pooling -> Dropout``, each of them optional.
+"""Runs of layers as one operation: ``Conv or Linear -> BatchNorm -> activation -> pooling -> Dropout``, each optional.
 
-Forward and backward keep the numbers between the layers in cache, and one tensor where the layers keep one each. The
-results are those of the layers one by one. :func:`fastnn.fuse` finds the runs.
+From BatchNorm on, forward and backward keep the numbers between the layers in cache, and one tensor where the layers
+keep one each; the results are those of the layers one by one, bit for bit. What Conv or Linear gives is overwritten
+where nobody needs it. In eval mode without gradients BatchNorm goes into their weights, which rounds differently.
+:func:`fastnn.fuse` finds the runs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fastnn import _C
+from fastnn import _C, functional
 from fastnn.functional._route import compiling, has_torch_function_unary
-from fastnn.modules import activation, batchnorm, dropout, pooling
+from fastnn.modules import activation, batchnorm, conv, dropout, linear, pooling
 from fastnn.modules.batchnorm import count_batch, statistics
 
 __all__ = ["Chain", "chains", "is_plain"]
@@ -73,9 +75,17 @@ def _drop(call: Any, layer: Any) -> None:
         call.drop(layer.p)
 
 
+def _make(call: Any, layer: Any) -> None:
+    raise AssertionError("what a call is told about begins behind Conv or Linear")
+
+
 # torch's class -> its place in a chain and what tells a call about it. One layer of each place, in this order.
-_NORM, _ACTIVATION, _POOL, _DROPOUT = range(4)
+_MAKER, _NORM, _ACTIVATION, _POOL, _DROPOUT = range(5)
 _STAGES: dict[type[nn.Module], tuple[int, Stage]] = {
+    nn.Conv1d: (_MAKER, _make),
+    nn.Conv2d: (_MAKER, _make),
+    nn.Conv3d: (_MAKER, _make),
+    nn.Linear: (_MAKER, _make),
     nn.BatchNorm1d: (_NORM, _normalize),
     nn.BatchNorm2d: (_NORM, _normalize),
     nn.BatchNorm3d: (_NORM, _normalize),
@@ -113,7 +123,7 @@ _STAGES: dict[type[nn.Module], tuple[int, Stage]] = {
     nn.AdaptiveAvgPool3d: (_POOL, _adaptive_pool(3, False)),
     nn.Dropout: (_DROPOUT, _drop),
 }
-for _module in (activation, batchnorm, dropout, pooling):
+for _module in (activation, batchnorm, conv, dropout, linear, pooling):
     for _name in _module.__all__:
         if (_stage := _STAGES.get(getattr(nn, _name))) is not None:
             _STAGES[getattr(_module, _name)] = _stage
@@ -135,34 +145,105 @@ class Chain:
 
     def __init__(self, layers: Sequence[nn.Module]):
         self.layers = tuple(layers)
-        self._stages = [(layer, _STAGES[type(layer)][1]) for layer in layers]
-        first = self.layers[0]
-        self._norm: Any = first if _STAGES[type(first)][0] == _NORM else None
+        stages: dict[int, Any] = {_STAGES[type(layer)][0]: layer for layer in layers}
+        self._maker = stages.pop(_MAKER, None)
+        self._norm = stages.pop(_NORM, None)
+        self._behind = [(layer, _STAGES[type(layer)][1]) for layer in stages.values()]
+        self._folded = Folded(self._maker, self._norm) if self._maker and self._norm else None
 
     def __call__(self, input: Tensor) -> Tensor:
-        output = None if compiling() or has_torch_function_unary(input) else self._fused(input)
-        if output is None:
-            output = input
-            for layer in self.layers:
-                output = layer(output)
-        return output
+        as_one = not (
+            compiling()
+            or has_torch_function_unary(input)
+            or torch.jit.is_tracing()
+            or _has_any_global_hook()
+            or not all(map(is_plain, self.layers))
+        )
+        return self._run(input) if as_one else _one_by_one(self.layers, input)
 
-    def _fused(self, input: Tensor) -> Tensor | None:
-        """The result, or None where the layers must run one by one: hooks, modes, arguments without a kernel."""
-        if _has_any_global_hook() or not all(map(is_plain, self.layers)) or torch.jit.is_tracing():
-            return None
-        if self._norm is not None:
-            self._norm._check_input_dim(input)
+    def _run(self, input: Tensor) -> Tensor:
+        norm = self._norm
+        made = input
+        if self._folded is not None and self._folded.applies(input):
+            norm = None
+            made = self._folded(input)
+            if not self._behind:
+                return made
+        elif self._maker is not None:
+            made = self._maker(input)
         call = _C.Chain()
-        for layer, tell in self._stages:
+        if norm is not None:
+            norm._check_input_dim(made)
+            _normalize(call, norm)
+        for layer, tell in self._behind:
             tell(call, layer)
-        output: Tensor | None = call.run(input)
-        if output is not None and self._norm is not None:
-            count_batch(self._norm)
+        output: Tensor | None = call.run(made, self._maker is not None)
+        if output is None:  # a mode, or arguments that there is no kernel for
+            rest = [layer for layer, _ in self._behind]
+            return _one_by_one(rest if norm is None else [norm, *rest], made)
+        if norm is not None:
+            count_batch(norm)
         return output
 
     def __repr__(self) -> str:
         return " + ".join(type(layer).__name__ for layer in self.layers)
+
+
+def _one_by_one(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
+    for layer in layers:
+        input = layer(input)
+    return input
+
+
+class Folded:
+    """BatchNorm in eval mode as part of the layer before it.
+
+    ``(w x + b - mean) * scale + shift  =  (w scale) x + (b - mean) * scale + shift`` with
+    ``scale = weight / sqrt(var + eps)``, computed in float64 and kept until one of the tensors changes.
+    """
+
+    def __init__(self, maker: Any, norm: Any):
+        self._maker, self._norm = maker, norm
+        self._key: object = None
+        self._weight = self._bias = torch.empty(0)
+
+    def _tensors(self) -> list[Tensor | None]:
+        maker, norm = self._maker, self._norm
+        return [maker.weight, maker.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var]
+
+    def applies(self, input: Tensor) -> bool:
+        """Eval mode with running statistics, no gradient wanted, nothing that computes otherwise than told."""
+        norm = self._norm
+        if norm.training or norm.running_mean is None or norm.running_var is None:
+            return False
+        tensors = [t for t in self._tensors() if t is not None]
+        if torch.is_grad_enabled() and (input.requires_grad or any(t.requires_grad for t in tensors)):
+            return False
+        plain = all(type(t) in (Tensor, nn.Parameter) and not t.is_inference() for t in tensors)
+        one_type = all(t.dtype == input.dtype for t in tensors)
+        return plain and one_type and not torch.is_autocast_enabled(input.device.type)
+
+    def __call__(self, input: Tensor) -> Tensor:
+        key = (self._norm.eps, [t if t is None else (t.data_ptr(), t._version) for t in self._tensors()])
+        if key != self._key:
+            self._fold()
+            self._key = key
+        if isinstance(self._maker, nn.Linear):
+            return functional.linear(input, self._weight, self._bias)
+        output: Tensor = self._maker._conv_forward(input, self._weight, self._bias)
+        return output
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        weight, bias, scale, shift, mean, var = self._tensors()
+        assert weight is not None and mean is not None and var is not None
+        factor = (var.double() + self._norm.eps).rsqrt()
+        factor = factor if scale is None else factor * scale.double()
+        offset = (0.0 if bias is None else bias.double()) - mean.double()
+        offset = offset * factor if shift is None else offset * factor + shift.double()
+        columns = factor.reshape(-1, *[1] * (weight.dim() - 1))
+        self._weight = (weight.double() * columns).to(weight.dtype)
+        self._bias = offset.to(weight.dtype)
 
 
 def _eligible(layer: nn.Module) -> bool:
@@ -174,20 +255,19 @@ def chains(layers: Sequence[nn.Module]) -> list[range]:
     found = []
     at = 0
     while at < len(layers):
-        end, place = at, -1
-        while end < len(layers) and _eligible(layers[end]) and _STAGES[type(layers[end])][0] > place:
-            place = _STAGES[type(layers[end])][0]
+        places = [_STAGES[type(layer)][0] if _eligible(layer) else None for layer in layers[at:]]
+        end, last = at, -1
+        while end < len(layers) and (place := places[end - at]) is not None and place > last:
+            last = place
             end += 1
-        # A layer that works in place has to be seen to change what it was given.
-        while end - at > 1 and getattr(layers[at], "inplace", False) and not _makes_its_output(layers, at):
-            at += 1
-        if end - at > 1:
-            found.append(range(at, end))
+        start = at
+        # Conv or Linear gains by what is done to its output at once; on its own, or before a pooling, nothing.
+        if end - at > 1 and places[0] == _MAKER and places[1] not in (_NORM, _ACTIVATION):
+            start += 1
+        # The first layer of a model may work in place: that has to be seen in what it was given.
+        while end - start > 1 and getattr(layers[start], "inplace", False):
+            start += 1
+        if end - start > 1:
+            found.append(range(start, end))
         at = max(end, at + 1)
     return found
-
-
-def _makes_its_output(layers: Sequence[nn.Module], at: int) -> bool:
-    """The layer before ``at`` gives a tensor that nobody else has."""
-    makers = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm)
-    return at > 0 and isinstance(layers[at - 1], makers) and is_plain(layers[at - 1])
