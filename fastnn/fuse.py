@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from fastnn.fuse_forward import FusedForward, UnfitError, chains_of, fused_class, original_class
 from fastnn.modules.chain import Chain, chains
 
 __all__ = ["FuseReport", "FusedSequential", "fuse", "unfuse"]
@@ -96,20 +97,40 @@ def fuse(model: nn.Module) -> FuseReport:
     if not isinstance(model, nn.Module):
         raise TypeError(f"fuse(): model must be a torch.nn.Module, not {type(model).__name__}")
     report = FuseReport()
-    for name, module in model.named_modules():
-        if type(module) is nn.Sequential and chains(list(module)):
-            module.__class__ = FusedSequential
-        if isinstance(module, FusedSequential):
-            report.fused[name] = [repr(chain) for chain in module.chains()]
-        elif isinstance(module, nn.Sequential) and chains(list(module)):
-            report.kept[name] = f"{type(module).__name__} is a subclass of Sequential"
+    for name, module in list(model.named_modules()):
+        try:
+            found = _fuse_container(module)
+        except UnfitError as reason:
+            report.kept[name] = str(reason)
+        else:
+            if found:
+                report.fused[name] = found
     return report
+
+
+def _fuse_container(module: nn.Module) -> list[str]:
+    """Fuses the chains of one container; returns them in words."""
+    if isinstance(module, nn.Sequential) and type(module) in (nn.Sequential, FusedSequential):
+        if chains(list(module)):
+            module.__class__ = FusedSequential
+        return [repr(chain) for chain in module.chains()] if isinstance(module, FusedSequential) else []
+    own = not original_class(type(module)).__module__.startswith(("torch.", "fastnn."))
+    if not own or not list(module.children()):
+        return []
+    found = chains_of(module)
+    if found:
+        module.__class__ = fused_class(original_class(type(module)))
+    return found
 
 
 def unfuse(model: nn.Module) -> int:
     """Undo :func:`fuse`, in place; returns the number of containers that were fused."""
-    found: list[nn.Module] = [m for m in model.modules() if type(m) is FusedSequential]
-    for module in found:
-        module.__class__ = nn.Sequential
+    count = 0
+    for module in model.modules():
+        kind = type(module)
+        if kind is not FusedSequential and not issubclass(kind, FusedForward):
+            continue
+        module.__class__ = nn.Sequential if kind is FusedSequential else original_class(kind)
         module.__dict__.pop("_plan", None)
-    return len(found)
+        count += 1
+    return count

@@ -1,0 +1,298 @@
+"""Chains in the ``forward`` of a user's own module: found by fx, run by a forward that is generated from its graph.
+
+What fx writes down is one path through the code. So it is used only where there is no other: code is looked at first
+(globals, side effects, optional arguments), and each call checks what the trace took for granted (attributes of the
+module that are plain values, types of the arguments). Otherwise the module's own ``forward`` runs.
+"""
+
+import builtins
+import dis
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fastnn.fuse_functions import layer_of, use_own_functions
+from fastnn.modules._base import Native
+from fastnn.modules.chain import Chain, chains
+
+__all__ = ["FusedForward", "UnfitError", "fused_class", "original_class"]
+
+
+class UnfitError(Exception):
+    """Why a forward stays as it is."""
+
+
+class _Slot:
+    """A chain in a generated forward. ``layers`` of the module come with the call, None stands for each.
+
+    fx wants a name of what it calls.
+    """
+
+    def __init__(self, layers: list[nn.Module | None]):
+        self.__name__ = "chain"
+        self._layers = layers
+        self._given: tuple[nn.Module, ...] = ()
+        self._chain: Chain | None = None
+
+    def __call__(self, input: Tensor, *given: nn.Module) -> Tensor:
+        if self._chain is None or self._given != given:
+            rest = iter(given)
+            self._chain = Chain([next(rest) if layer is None else layer for layer in self._layers])
+            self._given = given
+        return self._chain(input)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into one module's own forward: all others are leaves."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return True
+
+
+_VALUES = (bool, int, float, str, type(None))
+_BUILTINS = {
+    "enumerate",
+    "float",
+    "int",
+    "len",
+    "list",
+    "max",
+    "min",
+    "range",
+    "reversed",
+    "super",
+    "tuple",
+    "zip",
+}
+# Attributes of torch, Tensor and others whose answer a trace would freeze.
+_FROZEN = {
+    *(
+        "bernoulli",
+        "bernoulli_",
+        "is_autocast_enabled",
+        "is_grad_enabled",
+        "is_tensor",
+        "initial_seed",
+        "manual_seed",
+    ),
+    *(
+        "normal",
+        "rand",
+        "rand_like",
+        "randint",
+        "randn",
+        "randn_like",
+        "randperm",
+        "random",
+        "uniform_",
+        "device_count",
+    ),
+    *(
+        "empty",
+        "full",
+        "no_grad",
+        "enable_grad",
+        "set_grad_enabled",
+        "ones",
+        "tensor",
+        "zeros",
+        "arange",
+        "autocast",
+    ),
+    *("data", "grad", "requires_grad_", "register_hook", "retain_grad", "detach_", "set_", "print"),
+}
+
+
+def _look_through(function: Any) -> None:
+    """Raises UnfitError where code could do otherwise at another call, or more than compute."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        raise UnfitError("its forward is not a Python function")
+    for instruction in dis.get_instructions(code):
+        name = instruction.argval
+        if instruction.opname == "LOAD_GLOBAL":
+            value = function.__globals__.get(name, getattr(builtins, name, None))
+            home = (
+                value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
+            )
+            known = str(home).split(".")[0] in ("torch", "fastnn") or home in (
+                "math",
+                "operator",
+                "_operator",
+            )
+            if not (known or name in _BUILTINS or isinstance(value, _VALUES)) or name in _FROZEN:
+                raise UnfitError(f"its forward uses {name}")
+        elif instruction.opname.startswith(
+            ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF", "DELETE_")
+        ):
+            if not instruction.opname.startswith("DELETE_FAST"):
+                raise UnfitError("its forward changes what outlives the call")
+        elif instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_")) and name in _FROZEN:
+            raise UnfitError(f"its forward uses {name}")
+        elif instruction.opname.startswith(
+            ("IMPORT_", "MAKE_FUNCTION", "YIELD", "SETUP_", "PUSH_EXC", "BEFORE_WITH")
+        ):
+            raise UnfitError("its forward has inner functions, imports, with or try blocks")
+
+
+def _watched(cls: type[nn.Module], values: dict[str, Any]) -> type[nn.Module]:
+    """The class while it is traced: plain values that are read go into ``values``, methods are looked through."""
+
+    class Watched(cls):  # type: ignore[valid-type, misc]
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if isinstance(value, types.MethodType) and hasattr(nn.Module, name) and name != "forward":
+                return value
+            if isinstance(value, types.MethodType):
+                _look_through(value.__func__)
+            elif isinstance(value, _VALUES):
+                values[name] = value
+            elif not name.startswith("__") and name not in ("_modules", "_parameters", "_buffers"):
+                if not isinstance(value, (nn.Module, Tensor, type)) and not hasattr(nn.Module(), name):
+                    raise UnfitError(f"its forward reads self.{name}, {type(value).__name__}")
+            return value
+
+    return Watched
+
+
+class _Plan:
+    """The generated forward of one module in one mode."""
+
+    def __init__(self, module: nn.Module, cls: type[nn.Module]):
+        required, optional = [], {}
+        for parameter in list(inspect.signature(cls.forward).parameters.values())[1:]:
+            if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                raise UnfitError("its forward takes a variable number of arguments")
+            if parameter.default is parameter.empty:
+                required.append(parameter.name)
+            else:
+                optional[parameter.name] = parameter.default
+        self._values: dict[str, Any] = {}
+        now = module.__class__
+        try:
+            module.__class__ = _watched(cls, self._values)
+            _look_through(cls.forward)
+            graph = _Tracer().trace(module, concrete_args=optional)
+        except UnfitError:
+            raise
+        except Exception as error:
+            raise UnfitError(
+                f"fx can't trace it: {str(error).splitlines()[0] if str(error) else error!r}"
+            ) from None
+        finally:
+            module.__class__ = now
+        self._values.pop("training", None)
+        self.arguments = len(required)
+        self.chains = _replace_chains(graph, module)
+        use_own_functions(graph)
+        code = graph.python_code("self")
+        space: dict[str, Any] = dict(code.globals)
+        exec(compile(code.src, f"<fastnn.fuse of {cls.__name__}>", "exec"), space)
+        self._forward: Callable[..., Any] = space["forward"]
+        self._optional = tuple(optional.values())
+
+    def fits(self, module: nn.Module, arguments: tuple[Any, ...]) -> bool:
+        if len(arguments) != self.arguments or not all(isinstance(a, Tensor) for a in arguments):
+            return False
+        return all(getattr(module, name) == value for name, value in self._values.items())
+
+    def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> Any:
+        return self._forward(module, *arguments, *self._optional)
+
+
+def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
+    """Turns runs of layers in the graph into calls of a chain each; returns them in words."""
+    words = []
+    for nodes, layers in _runs(graph, module):
+        for found in chains(layers):
+            run = list(zip(nodes, layers, strict=True))[found.start : found.stop]
+            words.append(repr(Chain([layer for _, layer in run])))
+            names = [str(node.target) for node, _ in run if node.op == "call_module"]
+            slot = _Slot([None if node.op == "call_module" else layer for node, layer in run])
+            first, last = run[0][0], run[-1][0]
+            with graph.inserting_before(first):
+                call = graph.call_function(slot, (first.args[0], *map(graph.get_attr, names)))
+            last.replace_all_uses_with(call)
+            for node, _ in reversed(run):
+                graph.erase_node(node)
+    return words
+
+
+def _runs(graph: fx.Graph, module: nn.Module) -> list[tuple[list[fx.Node], list[nn.Module]]]:
+    """Layers of which each has what the one before gives, and nobody else has that."""
+    runs: list[tuple[list[fx.Node], list[nn.Module]]] = []
+    open_runs: dict[Any, tuple[list[fx.Node], list[nn.Module]]] = {}  # by their last node
+    for node in graph.nodes:
+        layer = layer_of(node, module)
+        if layer is None:
+            continue
+        before = node.args[0]
+        run = open_runs.pop(before, None) if len(before.users) == 1 else None
+        if run is None:
+            run = ([], [])
+            runs.append(run)
+        run[0].append(node)
+        run[1].append(layer)
+        open_runs[node] = run
+    return runs
+
+
+class FusedForward:
+    """First base of a module whose forward has chains; the second is the user's class."""
+
+    def forward(self, *arguments: Any, **named: Any) -> Any:
+        if not named and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
+            plan = self._plan_now()
+            if plan is not None and plan.fits(self, arguments):  # type: ignore[arg-type]
+                return plan(self, arguments)  # type: ignore[arg-type]
+        return super().forward(*arguments, **named)  # type: ignore[misc]
+
+    def _plan_now(self) -> _Plan | None:
+        """That of the mode, train or eval, made at the first call."""
+        plans: dict[bool, _Plan | None] = self.__dict__.setdefault("_plan", {})
+        training: bool = self.training  # type: ignore[attr-defined]
+        if training not in plans:
+            try:
+                plans[training] = _Plan(self, original_class(type(self)))  # type: ignore[arg-type]
+            except UnfitError:
+                plans[training] = None
+        return plans[training]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        state = {name: value for name, value in self.__dict__.items() if name != "_plan"}
+        return _new, (original_class(type(self)),), state  # type: ignore[arg-type]
+
+
+def _new(cls: type[nn.Module]) -> Any:
+    fused = fused_class(cls)
+    return fused.__new__(fused)
+
+
+_classes: dict[type[nn.Module], Any] = {}
+
+
+def fused_class(cls: type[nn.Module]) -> Any:
+    """``cls`` with a forward that runs chains."""
+    if cls not in _classes:
+        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+        _classes[cls] = type(cls.__name__, (FusedForward, cls), names)
+    return _classes[cls]
+
+
+def original_class(cls: type[nn.Module]) -> type[nn.Module]:
+    return cls.__bases__[1] if issubclass(cls, FusedForward) else cls
+
+
+def chains_of(module: nn.Module) -> list[str]:
+    """The chains in the forward of a user's module, in words.
+
+    Raises:
+        UnfitError: its forward has to stay as it is.
+    """
+    if isinstance(module, (Native, torch.jit.ScriptModule, fx.GraphModule)) or "forward" in vars(module):
+        raise UnfitError("its forward is not that of a class of the user's")
+    return _Plan(module, original_class(type(module))).chains

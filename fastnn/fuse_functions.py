@@ -1,0 +1,107 @@
+"""Calls in a traced forward as layers: ``F.max_pool2d(x, 2)`` is ``MaxPool2d(2)`` without a place in the module."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+
+from fastnn import functional
+
+__all__ = ["layer_of", "use_own_functions"]
+
+Make = Callable[..., nn.Module]
+
+
+def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
+    return nn.Dropout(p, inplace).train(training)
+
+
+def _max_pool(layer: Make) -> Make:
+    # The layer's arguments after dilation stand in another order than the function's.
+    def make(
+        kernel_size: Any,
+        stride: Any = None,
+        padding: Any = 0,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> nn.Module:
+        return layer(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+
+    return make
+
+
+def _in_place(layer: Make) -> Make:
+    return lambda: layer(inplace=True)
+
+
+# Function -> what makes the layer from the arguments behind the input: the layers take the same, but where noted.
+_FUNCTIONS: dict[Any, Make] = {
+    F.relu: nn.ReLU,
+    F.leaky_relu: nn.LeakyReLU,
+    F.elu: nn.ELU,
+    F.selu: nn.SELU,
+    F.celu: nn.CELU,
+    F.relu6: nn.ReLU6,
+    F.hardtanh: nn.Hardtanh,
+    F.gelu: nn.GELU,
+    F.silu: nn.SiLU,
+    F.mish: nn.Mish,
+    F.softplus: nn.Softplus,
+    F.softsign: nn.Softsign,
+    F.hardswish: nn.Hardswish,
+    F.hardsigmoid: nn.Hardsigmoid,
+    F.sigmoid: nn.Sigmoid,
+    F.tanh: nn.Tanh,
+    torch.relu: nn.ReLU,
+    torch.relu_: _in_place(nn.ReLU),
+    torch.sigmoid: nn.Sigmoid,
+    torch.tanh: nn.Tanh,
+    F.max_pool1d: _max_pool(nn.MaxPool1d),
+    F.max_pool2d: _max_pool(nn.MaxPool2d),
+    F.max_pool3d: _max_pool(nn.MaxPool3d),
+    F.avg_pool1d: nn.AvgPool1d,
+    F.avg_pool2d: nn.AvgPool2d,
+    F.avg_pool3d: nn.AvgPool3d,
+    F.adaptive_max_pool1d: nn.AdaptiveMaxPool1d,
+    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
+    F.adaptive_max_pool3d: nn.AdaptiveMaxPool3d,
+    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
+    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
+    F.adaptive_avg_pool3d: nn.AdaptiveAvgPool3d,
+    F.dropout: _dropout,
+}
+_METHODS: dict[str, Make] = {
+    "relu": nn.ReLU,
+    "relu_": _in_place(nn.ReLU),
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
+
+
+def layer_of(node: fx.Node, module: nn.Module) -> nn.Module | None:
+    """The layer that a node is: one of the module's, or one made for a function; None for anything else."""
+    if len(node.args) == 0 or not isinstance(node.args[0], fx.Node) or len(node.all_input_nodes) != 1:
+        return None
+    if node.op == "call_module":
+        alone = len(node.args) == 1 and not node.kwargs
+        return module.get_submodule(str(node.target)) if alone else None
+    make = _FUNCTIONS.get(node.target) if node.op == "call_function" else None
+    if node.op == "call_method":
+        make = _METHODS.get(str(node.target))
+    if make is None:
+        return None
+    try:
+        return make(*node.args[1:], **node.kwargs)
+    except TypeError:  # arguments that only the function has
+        return None
+
+
+def use_own_functions(graph: fx.Graph) -> None:
+    """Leads functions of ``torch.nn.functional`` to fastnn's: fx notes torch's even where fastnn's was called."""
+    own = {getattr(F, name): f for name, f in vars(functional).items() if callable(f) and hasattr(F, name)}
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = own.get(node.target, node.target)
