@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from fastnn.fuse_functions import layer_of, use_own_functions
+from fastnn.fuse_functions import layer_of, may_overwrite, use_own_functions
 from fastnn.modules._base import Native
-from fastnn.modules.chain import Chain, chains
+from fastnn.modules.chain import Chain, Sum, chains, is_normalization
 
 __all__ = ["FusedForward", "UnfitError", "fused_class", "original_class"]
 
@@ -38,12 +38,12 @@ class _Slot:
         self._given: tuple[nn.Module, ...] = ()
         self._chain: Chain | None = None
 
-    def __call__(self, input: Tensor, *given: nn.Module) -> Tensor:
+    def __call__(self, input: Tensor, residual: tuple[Tensor, ...], *given: nn.Module) -> Tensor:
         if self._chain is None or self._given != given:
             rest = iter(given)
             self._chain = Chain([next(rest) if layer is None else layer for layer in self._layers])
             self._given = given
-        return self._chain(input)
+        return self._chain(input, *residual)
 
 
 class _Tracer(fx.Tracer):
@@ -204,41 +204,70 @@ class _Plan:
         return self._forward(module, *arguments, *self._optional)
 
 
-def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
-    """Turns runs of layers in the graph into calls of a chain each; returns them in words."""
-    words = []
-    for nodes, layers in _runs(graph, module):
-        for found in chains(layers):
-            run = list(zip(nodes, layers, strict=True))[found.start : found.stop]
-            words.append(repr(Chain([layer for _, layer in run])))
-            names = [str(node.target) for node, _ in run if node.op == "call_module"]
-            slot = _Slot([None if node.op == "call_module" else layer for node, layer in run])
-            first, last = run[0][0], run[-1][0]
-            with graph.inserting_before(first):
-                call = graph.call_function(slot, (first.args[0], *map(graph.get_attr, names)))
-            last.replace_all_uses_with(call)
-            for node, _ in reversed(run):
-                graph.erase_node(node)
-    return words
+class _Run:
+    """Layers of a graph of which each has what the one before gives, and nobody else has that."""
+
+    def __init__(self) -> None:
+        self.nodes: list[fx.Node] = []
+        self.layers: list[nn.Module] = []
+        self.residuals: dict[fx.Node, fx.Node] = {}  # sum -> its other branch
+
+    def append(self, node: fx.Node, layer: nn.Module, before: fx.Node | None) -> None:
+        self.nodes.append(node)
+        self.layers.append(layer)
+        if isinstance(layer, Sum):
+            self.residuals[node] = node.args[1] if node.args[0] is before else node.args[0]  # type: ignore[assignment]
 
 
-def _runs(graph: fx.Graph, module: nn.Module) -> list[tuple[list[fx.Node], list[nn.Module]]]:
-    """Layers of which each has what the one before gives, and nobody else has that."""
-    runs: list[tuple[list[fx.Node], list[nn.Module]]] = []
-    open_runs: dict[Any, tuple[list[fx.Node], list[nn.Module]]] = {}  # by their last node
-    for node in graph.nodes:
+def _runs(graph: fx.Graph, module: nn.Module) -> list[_Run]:
+    runs: list[_Run] = []
+    open_runs: dict[fx.Node, _Run] = {}  # by their last node
+    order = list(graph.nodes)
+    for node in order:
         layer = layer_of(node, module)
         if layer is None:
             continue
-        before = node.args[0]
-        run = open_runs.pop(before, None) if len(before.users) == 1 else None
-        if run is None:
-            run = ([], [])
+        sources = node.all_input_nodes[: 1 if getattr(layer, "inplace", False) else 2]
+        ends = [n for n in sources if n in open_runs and len(n.users) == 1]
+        if isinstance(layer, Sum):
+            ends = [n for n in ends if _may_wait(open_runs[n], node, order, module)]
+            ends.sort(key=lambda n: not is_normalization(open_runs[n].layers[-1]))
+        before = ends[0] if ends else None
+        if before is None:
+            run = _Run()
             runs.append(run)
-        run[0].append(node)
-        run[1].append(layer)
+        else:
+            run = open_runs.pop(before)
+        run.append(node, layer, before)
         open_runs[node] = run
     return runs
+
+
+def _may_wait(run: _Run, until: fx.Node, order: list[fx.Node], module: nn.Module) -> bool:
+    """Whether a run may begin as late as at ``until``: nothing is overwritten in between."""
+    between = order[order.index(run.nodes[0]) : order.index(until)]
+    return not any(may_overwrite(node, module) for node in between if node not in run.nodes)
+
+
+def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
+    """Turns runs of layers in the graph into calls of a chain each; returns them in words."""
+    words = []
+    for run in _runs(graph, module):
+        for found in chains(run.layers):
+            nodes, layers = run.nodes[found.start : found.stop], run.layers[found.start : found.stop]
+            words.append(repr(Chain(layers)))
+            named = [node.op == "call_module" for node in nodes]
+            names = [str(node.target) for node in nodes if node.op == "call_module"]
+            slot = _Slot([None if name else layer for name, layer in zip(named, layers, strict=True)])
+            residual = tuple(run.residuals[node] for node in nodes if node in run.residuals)
+            sources = nodes[0].all_input_nodes
+            given = next(n for n in sources if n is not run.residuals.get(nodes[0]))
+            with graph.inserting_before(nodes[-1] if residual else nodes[0]):
+                call = graph.call_function(slot, (given, residual, *map(graph.get_attr, names)))
+            nodes[-1].replace_all_uses_with(call)
+            for node in reversed(nodes):
+                graph.erase_node(node)
+    return words
 
 
 class FusedForward:

@@ -1,5 +1,6 @@
 """Calls in a traced forward as layers: ``F.max_pool2d(x, 2)`` is ``MaxPool2d(2)`` without a place in the module."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from fastnn import functional
+from fastnn.modules.chain import Sum
 
-__all__ = ["layer_of", "use_own_functions"]
+__all__ = ["layer_of", "may_overwrite", "use_own_functions"]
 
 Make = Callable[..., nn.Module]
 
@@ -81,8 +83,20 @@ _METHODS: dict[str, Make] = {
 }
 
 
+# Sums of two tensors, and whether the first one takes the sum.
+_SUMS: dict[Any, bool] = {
+    operator.add: False,
+    torch.add: False,
+    "add": False,
+    operator.iadd: True,
+    "add_": True,
+}
+
+
 def layer_of(node: fx.Node, module: nn.Module) -> nn.Module | None:
     """The layer that a node is: one of the module's, or one made for a function; None for anything else."""
+    if len(node.args) == 2 == len(node.all_input_nodes) and not node.kwargs and node.target in _SUMS:
+        return Sum(inplace=_SUMS[node.target])
     if len(node.args) == 0 or not isinstance(node.args[0], fx.Node) or len(node.all_input_nodes) != 1:
         return None
     if node.op == "call_module":
@@ -97,6 +111,22 @@ def layer_of(node: fx.Node, module: nn.Module) -> nn.Module | None:
         return make(*node.args[1:], **node.kwargs)
     except TypeError:  # arguments that only the function has
         return None
+
+
+def may_overwrite(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a node may change a tensor that it is given."""
+    if node.op == "call_module":
+        inside = list(module.get_submodule(str(node.target)).modules())
+        known = all(type(m).__module__.startswith(("torch.", "fastnn.")) for m in inside)
+        return not known or any(getattr(m, "inplace", False) for m in inside)
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "_")
+    in_operator = getattr(node.target, "__module__", "") == "_operator" and name.startswith("i")
+    return (
+        name.endswith("_")
+        or in_operator
+        or "out" in node.kwargs
+        or node.kwargs.get("inplace", False) is not False
+    )
 
 
 def use_own_functions(graph: fx.Graph) -> None:

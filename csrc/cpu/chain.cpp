@@ -1,7 +1,7 @@
 // A chain of layers, a few planes at a time: batch normalisation (batchnorm_forward.h) hands over each
 // channel or sample once its statistics stand, and the stages behind run on it while it is in cache.
 //
-//   forward    x -> z = normalised -> activation in place -> windows -> dropout -> y
+//   forward    x -> z = normalised -> residual and activation in place -> windows -> dropout -> y
 //   backward   dy -> dropout -> windows -> dz, with z made again from x -> dx -> sums of batch normalisation
 //
 // So memory is read and written as often as batch normalisation alone would, and only x, three numbers for
@@ -11,6 +11,7 @@
 #include "cpu/batchnorm_backward.h"
 #include "cpu/batchnorm_forward.h"
 #include "cpu/chain_stages.h"
+#include "cpu/kernels/chain.h"
 
 namespace fastnn::cpu {
 namespace {
@@ -124,6 +125,11 @@ class Forward : Pieces<T> {
       this->normalize(plan, *k, first, planes, z);
       now = z;
     }
+    if (p_.stages.residual) {
+      const T* const residual = static_cast<const T*>(p_.residual) + first * L;
+      of_type<T>(chain_kernels())(now, residual, z, n);
+      now = z;
+    }
     if (stage.activates()) {
       stage.activate(now, z, n);
       now = z;
@@ -193,6 +199,10 @@ class Backward : Pieces<T> {
       stage.pool_backward(now, p_.codes, dx, at, planes);
       now = dx;
     }
+    if (p_.stages.residual) {
+      before_residual(now, first * L, n);
+      return;
+    }
     if (stage.activates()) {
       const bool wants_y = stage.activation_saves_y();
       const Scratch<T> room(this->normalizes || wants_y ? n : 0);
@@ -208,6 +218,19 @@ class Backward : Pieces<T> {
       stage.activate_backward(now, saved, dx, n);
     } else if (now != dx) {
       std::memcpy(static_cast<void*>(dx), now, n * sizeof(T));
+    }
+  }
+
+  // dz from dy, for the residual as well.
+  void before_residual(const T* dy, int64_t at, int64_t n) const {
+    T* const dx = static_cast<T*>(p_.dx) + at;
+    if (stage.activates()) {
+      stage.activate_backward(dy, static_cast<const T*>(p_.y) + at, dx, n);
+    } else {
+      std::memcpy(static_cast<void*>(dx), dy, n * sizeof(T));
+    }
+    if (p_.dresidual != nullptr) {
+      std::memcpy(static_cast<void*>(static_cast<T*>(p_.dresidual) + at), dx, n * sizeof(T));
     }
   }
 

@@ -8,6 +8,7 @@
 
 #include "fastnn/activation_table.h"
 #include "ops/activation.h"
+#include "ops/activation_aten.h"
 #include "ops/node.h"
 #include "ops/parameters.h"
 #include "ops/pooling.h"
@@ -16,7 +17,7 @@
 namespace fastnn::ops {
 namespace {
 
-using Tensors = std::tuple<Tensor, Tensor, Tensor>;
+using Tensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 // The stages of a call, and as numbers for the schema and the autograd node.
 struct Stages {
@@ -31,6 +32,7 @@ struct Stages {
     kSeed,
     kOffset,
     kLayout,
+    kResidual,
     kWindows,
     kInts = kWindows + Windows::kLength
   };
@@ -47,6 +49,7 @@ struct Stages {
   }
 
   bool normalizes() const { return ints[kNorm] != kNone; }
+  bool residual() const { return ints[kResidual] != 0; }
   bool training() const { return ints[kNorm] == kBatch; }
   int activation() const { return static_cast<int>(ints[kActivation]); }
   bool pools() const { return ints[kPool] != ChainStages::kNone; }
@@ -64,6 +67,7 @@ struct Stages {
   ChainStages kernel_stages(at::IntArrayRef input_size) const {
     ChainStages s;
     s.normalize = normalizes();
+    s.residual = residual();
     s.activation = activation();
     s.a = reals[kA];
     s.b = reals[kB];
@@ -87,11 +91,11 @@ struct Stages {
 
 // --- the backward op -------------------------------------------------------------------------------------
 
-// Gradients of input, weight and bias; those that `mask` does not ask for are empty tensors.
+// Gradients of input, weight, bias and residual; those that `mask` does not ask for are empty tensors.
 Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& weight, const OptionalTensor&,
-                     const OptionalTensor& codes, const OptionalTensor& coefficients,
+                     const OptionalTensor& y, const OptionalTensor& codes, const OptionalTensor& coefficients,
                      const OptionalTensor& mean, const OptionalTensor& spread, at::IntArrayRef ints,
-                     at::ArrayRef<double> reals, std::array<bool, 3> mask) {
+                     at::ArrayRef<double> reals, std::array<bool, 4> mask) {
   const Stages stages(ints, reals);
   const auto type = compute_type(x);
   const Tensor like = stages.empty_output(x, x.scalar_type());
@@ -101,6 +105,7 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
   const Tensor w = vector_of(weight, C, type), m = vector_of(mean, C, type), s = vector_of(spread, C, type),
                k = vector_of(coefficients, 3 * C, type);
   Tensor dx = fresh_like(x), dw = empty({mask[1] ? C : 0}, type), db = empty({mask[2] ? C : 0}, type);
+  Tensor dr = mask[3] ? fresh_like(x) : empty({0}, x.scalar_type());
   cpu::chain_backward({.stages = stages.kernel_stages(x.sizes()),
                        .norm = {.dtype = dtype_of(x),
                                 .shape = stages.shape(x),
@@ -114,33 +119,36 @@ Tensors backward_cpu(const Tensor& dy, const Tensor& x, const OptionalTensor& we
                                 .training = stages.training(),
                                 .eps = stages.reals[Stages::kEps]},
                        .dy = dense_dy.const_data_ptr(),
+                       .y = data(or_undefined(y)),
                        .codes = data(or_undefined(codes)),
                        .coefficients = data(k),
                        .dx = dx.data_ptr(),
+                       .dresidual = mask[3] ? dr.data_ptr() : nullptr,
                        .wants_dx = mask[0]});
   const auto parameter_type = weight && weight->defined() ? weight->scalar_type() : type;
-  if (parameter_type == type) return {dx, dw, db};
-  return {dx, dw.to(parameter_type), db.to(parameter_type)};
+  if (parameter_type == type) return {dx, dw, db, dr};
+  return {dx, dw.to(parameter_type), db.to(parameter_type), dr};
 }
 
 Tensors backward_meta(const Tensor&, const Tensor& x, const OptionalTensor& weight, const OptionalTensor&,
                       const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                      const OptionalTensor&, at::IntArrayRef, at::ArrayRef<double>,
-                      std::array<bool, 3> mask) {
+                      const OptionalTensor&, const OptionalTensor&, at::IntArrayRef, at::ArrayRef<double>,
+                      std::array<bool, 4> mask) {
   const auto type = weight && weight->defined() ? weight->scalar_type() : compute_type(x);
   const auto parameter = [&](bool wanted) {
     return at::empty_symint({wanted ? x.sym_size(1) : c10::SymInt(0)}, x.options().dtype(type));
   };
-  return {at::empty_like(x), parameter(mask[1]), parameter(mask[2])};
+  return {at::empty_like(x), parameter(mask[1]), parameter(mask[2]),
+          mask[3] ? at::empty_like(x) : at::empty({0}, x.options())};
 }
 
 Tensors chain_backward(const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
-                       const OptionalTensor& bias, const OptionalTensor& codes,
+                       const OptionalTensor& bias, const OptionalTensor& y, const OptionalTensor& codes,
                        const OptionalTensor& coefficients, const OptionalTensor& mean,
                        const OptionalTensor& spread, at::IntArrayRef ints, at::ArrayRef<double> reals,
-                       std::array<bool, 3> mask) {
+                       std::array<bool, 4> mask) {
   static const auto op = handle<decltype(backward_cpu)>("fastnn::_chain_backward");
-  return op.call(dy, x, weight, bias, codes, coefficients, mean, spread, ints, reals, mask);
+  return op.call(dy, x, weight, bias, y, codes, coefficients, mean, spread, ints, reals, mask);
 }
 
 // The chain once more by the layers' own private ops, which can be differentiated to any order.
@@ -149,9 +157,9 @@ Tensor layer_by_layer(const Tensor& x, const OptionalTensor& weight, const Optio
   Tensor y = x;
   const double eps = stages.reals[Stages::kEps];
   if (stages.training()) {
-    static const auto op =
-        handle<Tensors(const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                       const OptionalTensor&, double, double)>("fastnn::_batch_norm_train");
+    static const auto op = handle<std::tuple<Tensor, Tensor, Tensor>(
+        const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+        const OptionalTensor&, double, double)>("fastnn::_batch_norm_train");
     y = std::get<0>(op.call(y, weight, bias, std::nullopt, std::nullopt, 0, eps));
   } else if (stages.normalizes()) {
     static const auto op = handle<Tensor(const Tensor&, const OptionalTensor&, const OptionalTensor&,
@@ -183,32 +191,43 @@ Tensor layer_by_layer(const Tensor& x, const OptionalTensor& weight, const Optio
 }
 
 Tensors backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
-                          const OptionalTensor& bias, const OptionalTensor& codes,
+                          const OptionalTensor& bias, const OptionalTensor& y, const OptionalTensor& codes,
                           const OptionalTensor& coefficients, const OptionalTensor& mean,
                           const OptionalTensor& spread, at::IntArrayRef ints, at::ArrayRef<double> reals,
-                          std::array<bool, 3> mask) {
+                          std::array<bool, 4> mask) {
   if (!records(dy, x, weight, bias)) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    return chain_backward(dy, x, weight, bias, codes, coefficients, mean, spread, ints, reals, mask);
+    return chain_backward(dy, x, weight, bias, y, codes, coefficients, mean, spread, ints, reals, mask);
+  }
+  Stages stages(ints, reals);
+  Tensor dz = dy;
+  if (stages.residual()) {  // to before the sum, through an activation whose gradient follows from y
+    const int kind = stages.activation();
+    if (kind >= 0) dz = activation_aten(kind).backward(dy, *y, true, reals[Stages::kA], reals[Stages::kB]);
+    stages.ints[Stages::kActivation] = -1;
   }
   const Tensor inputs[] = {x, or_undefined(weight), or_undefined(bias)};
-  variable_list wanted, gradients(3);
+  variable_list wanted;
   for (int i = 0; i < 3; ++i)
     if (mask[i]) wanted.push_back(inputs[i]);
-  const Tensor y = layer_by_layer(x, weight, bias, mean, spread, Stages(ints, reals));
-  auto found = torch::autograd::grad({y}, wanted, {dy}, /*retain_graph=*/true, /*create_graph=*/true);
-  for (int i = 2; i >= 0; --i) {
-    gradients[i] = mask[i] ? found.back() : Tensor();
-    if (mask[i]) found.pop_back();
-  }
-  return {gradients[0], gradients[1], gradients[2]};
+  Tensor gradients[4];
+  if (mask[3]) gradients[3] = dz;
+  if (wanted.empty()) return {Tensor(), Tensor(), Tensor(), gradients[3]};
+  const Tensor z = layer_by_layer(x, weight, bias, mean, spread, stages);
+  const auto found =
+      z.is_same(x) ? variable_list{dz}
+                   : torch::autograd::grad({z}, wanted, {dz}, /*retain_graph=*/true, /*create_graph=*/true);
+  for (size_t i = 0, next = 0; i < 3; ++i)
+    if (mask[i]) gradients[i] = found[next++];
+  return {gradients[0], gradients[1], gradients[2], gradients[3]};
 }
 
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
   m.def(
-      "_chain_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? codes, Tensor? "
+      "_chain_backward(Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor? y, Tensor? codes, Tensor? "
       "coefficients, "
-      "Tensor? mean, Tensor? spread, int[] ints, float[] reals, bool[3] mask) -> (Tensor, Tensor, Tensor)",
+      "Tensor? mean, Tensor? spread, int[] ints, float[] reals, bool[4] mask) -> (Tensor, Tensor, Tensor, "
+      "Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
@@ -223,14 +242,20 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 struct ChainGradient {
   static constexpr const char* kName = "ChainBackward";
-  static constexpr int kInputs = 3, kSaved = 7;
+  static constexpr int kInputs = 4, kSaved = 8;
   using Arguments = std::tuple<std::vector<int64_t>, std::vector<double>>;
-  static variable_list backward(const variable_list& dy, const Saved<7>& saved, const Wanted<3>& wanted,
+  static variable_list backward(const variable_list& dy, const Saved<8>& saved, const Wanted<4>& wanted,
                                 const std::vector<int64_t>& ints, const std::vector<double>& reals) {
-    const auto& [x, weight, bias, codes, coefficients, mean, spread] = saved;
-    auto [dx, dw, db] =
-        chain_backward(dy[0], x, weight, bias, codes, coefficients, mean, spread, ints, reals, wanted);
-    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor()};
+    const auto& [x, weight, bias, y, codes, coefficients, mean, spread] = saved;
+    // What comes before the sum is the residual's gradient, too: dy itself, or dx where nothing follows it.
+    const Stages stages(ints, reals);
+    const bool is_dy = stages.activation() < 0, is_dx = !stages.normalizes();
+    auto [dx, dw, db, dr] = chain_backward(
+        dy[0], x, weight, bias, y, codes, coefficients, mean, spread, ints, reals,
+        {wanted[0] || (wanted[3] && is_dx), wanted[1], wanted[2], wanted[3] && !is_dy && !is_dx});
+    if (wanted[3] && (is_dy || is_dx)) dr = is_dy ? dy[0] : dx;
+    return {wanted[0] ? dx : Tensor(), wanted[1] ? dw : Tensor(), wanted[2] ? db : Tensor(),
+            wanted[3] ? dr : Tensor()};
   }
 };
 
@@ -280,6 +305,10 @@ class Chain {
     pool_ = is_max ? ChainStages::kMax : ChainStages::kAverage;
     read_windows_ = [=](const Tensor& x, Windows& w) { return read_adaptive(x, rank, output_size, w); };
   }
+  void add(const Tensor& residual) {
+    residual_ = residual;
+    stages_.ints[Stages::kResidual] = 1;
+  }
   void drop(double p) { stages_.reals[Stages::kP] = p; }
 
   // The result, or None where the layers have to run one by one. owned: nobody else has x, which was computed
@@ -302,8 +331,8 @@ class Chain {
 
  private:
   bool only_activation() const {
-    return stages_.activation() >= 0 && !stages_.normalizes() && pool_ == ChainStages::kNone &&
-           stages_.reals[Stages::kP] == 0;
+    return stages_.activation() >= 0 && !stages_.normalizes() && !stages_.residual() &&
+           pool_ == ChainStages::kNone && stages_.reals[Stages::kP] == 0;
   }
   const char* why_not_chain(const Tensor& x) {
     if (unfit_ != nullptr) return unfit_;
@@ -317,6 +346,7 @@ class Chain {
     const bool last = format != at::MemoryFormat::Contiguous;
     stages_.ints[Stages::kLayout] = last ? Stages::kChannelsLast : Stages::kContiguous;
     if (const char* reason = why_not_norm(x)) return reason;
+    if (const char* reason = why_not_residual(x)) return reason;
     return why_not_pool(x, last);
   }
   const char* why_not_norm(const Tensor& x) const {
@@ -329,6 +359,17 @@ class Chain {
       if (t->defined() && (t->dim() != 1 || t->size(0) != x.size(1))) return "not one number per channel";
     }
     return why_not_parameters(chain_op, x, {&w, &b, &m, &v});
+  }
+  const char* why_not_residual(const Tensor& x) const {
+    if (!stages_.residual()) return nullptr;
+    if (const char* reason = why_not(chain_op, x, residual_)) return reason;
+    if (residual_.sizes() != x.sizes() || residual_.strides() != x.strides())
+      return "a residual of another layout";
+    if (pool_ != ChainStages::kNone || stages_.reals[Stages::kP] > 0)
+      return "a residual before a pooling or dropout";
+    const int kind = stages_.activation();
+    return kind < 0 || kActivationInfo[kind].saves_y(dtype_of(x)) ? nullptr
+                                                                  : "the gradient does not follow from y";
   }
   const char* why_not_pool(const Tensor& x, bool channels_last) {
     if (pool_ == ChainStages::kNone) return nullptr;
@@ -343,7 +384,7 @@ class Chain {
 
   Tensor forward(const Tensor& x, bool owned) {
     RECORD_FUNCTION("fastnn::_chain", std::vector<c10::IValue>({x}));
-    const bool recording = records(x, weight_, bias_), training = stages_.training();
+    const bool recording = records(x, weight_, bias_, residual_), training = stages_.training();
     const auto type = compute_type(x);
     const int64_t C = stages_.normalizes() ? x.size(1) : 0;
     const Tensor w = vector_of(weight_, C, type), b = vector_of(bias_, C, type);
@@ -354,10 +395,11 @@ class Chain {
       announce_change(running_mean_);
       announce_change(running_var_);
     }
-    using Node =
-        std::decay_t<decltype(make_node<ChainGradient>({stages_.ints, stages_.reals}, x, weight_, bias_))>;
+    using Node = std::decay_t<decltype(make_node<ChainGradient>({stages_.ints, stages_.reals}, x, weight_,
+                                                                bias_, residual_))>;
     const Node node =
-        recording ? make_node<ChainGradient>({stages_.ints, stages_.reals}, x, weight_, bias_) : Node();
+        recording ? make_node<ChainGradient>({stages_.ints, stages_.reals}, x, weight_, bias_, residual_)
+                  : Node();
 
     Tensor y, codes, coefficients;
     {
@@ -380,6 +422,7 @@ class Chain {
                                    .training = training,
                                    .momentum = momentum_,
                                    .eps = stages_.reals[Stages::kEps]},
+                          .residual = data(residual_),
                           .y = y.data_ptr(),
                           .codes = data(codes),
                           .coefficients = data(coefficients)});
@@ -390,12 +433,14 @@ class Chain {
     }
     if (!recording) return y;
     node->output(y).keep(0, x).keep(1, or_undefined(weight_)).keep(2, or_undefined(bias_));
-    node->keep(3, codes).keep(4, coefficients).keep(5, mean).keep(6, spread);
+    if (stages_.residual() && stages_.activation() >= 0) node->keep(3, y);
+    node->keep(4, codes).keep(5, coefficients).keep(6, mean).keep(7, spread);
     return y;
   }
 
   Stages stages_;
   OptionalTensor running_mean_, running_var_, weight_, bias_;
+  Tensor residual_;
   double momentum_ = 0;
   ChainStages::Pool pool_ = ChainStages::kNone;
   std::function<const char*(const Tensor&, Windows&)> read_windows_;
@@ -411,6 +456,7 @@ FASTNN_BIND(chain, m) {
       .def("max_pool", &Chain::max_pool)
       .def("avg_pool", &Chain::avg_pool)
       .def("adaptive_pool", &Chain::adaptive_pool)
+      .def("add", &Chain::add)
       .def("drop", &Chain::drop)
       .def("run", &Chain::run, no_gil);
 }

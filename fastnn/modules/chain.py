@@ -1,4 +1,5 @@
-"""Runs of layers as one operation: ``Conv or Linear -> BatchNorm -> activation -> pooling -> Dropout``, each optional.
+"""Runs of layers as one operation: ``Conv or Linear -> BatchNorm -> sum with another branch -> activation -> pooling ->
+Dropout``, each optional.
 
 From BatchNorm on, forward and backward keep the numbers between the layers in cache, and one tensor where the layers
 keep one each; the results are those of the layers one by one, bit for bit. What Conv or Linear gives is overwritten
@@ -14,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from fastnn import _C, functional
-from fastnn.functional._route import compiling, has_torch_function_unary
+from fastnn.functional._route import compiling, has_torch_function
 from fastnn.modules import activation, batchnorm, conv, dropout, linear, pooling
 from fastnn.modules.batchnorm import count_batch, statistics
 
-__all__ = ["Chain", "chains", "is_plain"]
+__all__ = ["Chain", "Sum", "chains", "is_normalization", "is_plain"]
 
 Stage = Callable[[Any, Any], None]  # (the call, the layer)
 
@@ -75,20 +76,32 @@ def _drop(call: Any, layer: Any) -> None:
         call.drop(layer.p)
 
 
-def _make(call: Any, layer: Any) -> None:
-    raise AssertionError("what a call is told about begins behind Conv or Linear")
+def _nothing(call: Any, layer: Any) -> None:
+    """Conv and Linear run before the call, and the other branch of a sum comes with it."""
+
+
+class Sum(nn.Module):
+    """``input + residual`` as a layer of a chain; ``inplace``: the input takes the sum."""
+
+    def __init__(self, inplace: bool = False):
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, input: Tensor, residual: Tensor) -> Tensor:
+        return input.add_(residual) if self.inplace else input + residual
 
 
 # torch's class -> its place in a chain and what tells a call about it. One layer of each place, in this order.
-_MAKER, _NORM, _ACTIVATION, _POOL, _DROPOUT = range(5)
+_MAKER, _NORM, _SUM, _ACTIVATION, _POOL, _DROPOUT = range(6)
 _STAGES: dict[type[nn.Module], tuple[int, Stage]] = {
-    nn.Conv1d: (_MAKER, _make),
-    nn.Conv2d: (_MAKER, _make),
-    nn.Conv3d: (_MAKER, _make),
-    nn.Linear: (_MAKER, _make),
+    nn.Conv1d: (_MAKER, _nothing),
+    nn.Conv2d: (_MAKER, _nothing),
+    nn.Conv3d: (_MAKER, _nothing),
+    nn.Linear: (_MAKER, _nothing),
     nn.BatchNorm1d: (_NORM, _normalize),
     nn.BatchNorm2d: (_NORM, _normalize),
     nn.BatchNorm3d: (_NORM, _normalize),
+    Sum: (_SUM, _nothing),
     nn.ReLU: (_ACTIVATION, _activate("relu")),
     nn.LeakyReLU: (_ACTIVATION, _activate("leaky_relu", "negative_slope")),
     nn.ELU: (_ACTIVATION, _activate("elu", "alpha")),
@@ -141,7 +154,7 @@ def is_plain(layer: nn.Module) -> bool:
 
 
 class Chain:
-    """Layers that follow one another, called as one: ``y = Chain(layers)(x)``."""
+    """Layers that follow one another, called as one: ``y = Chain(layers)(x)``, or ``(x, residual)`` with a `Sum`."""
 
     def __init__(self, layers: Sequence[nn.Module]):
         self.layers = tuple(layers)
@@ -151,17 +164,17 @@ class Chain:
         self._behind = [(layer, _STAGES[type(layer)][1]) for layer in stages.values()]
         self._folded = Folded(self._maker, self._norm) if self._maker and self._norm else None
 
-    def __call__(self, input: Tensor) -> Tensor:
+    def __call__(self, input: Tensor, *residual: Tensor) -> Tensor:
         as_one = not (
             compiling()
-            or has_torch_function_unary(input)
+            or has_torch_function((input, *residual))
             or torch.jit.is_tracing()
             or _has_any_global_hook()
             or not all(map(is_plain, self.layers))
         )
-        return self._run(input) if as_one else _one_by_one(self.layers, input)
+        return self._run(input, residual) if as_one else _one_by_one(self.layers, input, residual)
 
-    def _run(self, input: Tensor) -> Tensor:
+    def _run(self, input: Tensor, residual: tuple[Tensor, ...]) -> Tensor:
         norm = self._norm
         made = input
         if self._folded is not None and self._folded.applies(input):
@@ -177,10 +190,12 @@ class Chain:
             _normalize(call, norm)
         for layer, tell in self._behind:
             tell(call, layer)
+        for other in residual:
+            call.add(other)
         output: Tensor | None = call.run(made, self._maker is not None)
         if output is None:  # a mode, or arguments that there is no kernel for
             rest = [layer for layer, _ in self._behind]
-            return _one_by_one(rest if norm is None else [norm, *rest], made)
+            return _one_by_one(rest if norm is None else [norm, *rest], made, residual)
         if norm is not None:
             count_batch(norm)
         return output
@@ -189,9 +204,9 @@ class Chain:
         return " + ".join(type(layer).__name__ for layer in self.layers)
 
 
-def _one_by_one(layers: Iterable[nn.Module], input: Tensor) -> Tensor:
+def _one_by_one(layers: Iterable[nn.Module], input: Tensor, residual: tuple[Tensor, ...]) -> Tensor:
     for layer in layers:
-        input = layer(input)
+        input = layer(input, *residual) if isinstance(layer, Sum) else layer(input)
     return input
 
 
@@ -244,6 +259,11 @@ class Folded:
         columns = factor.reshape(-1, *[1] * (weight.dim() - 1))
         self._weight = (weight.double() * columns).to(weight.dtype)
         self._bias = offset.to(weight.dtype)
+
+
+def is_normalization(layer: nn.Module) -> bool:
+    """A layer of a chain behind which a sum gains most."""
+    return _STAGES.get(type(layer), (None,))[0] == _NORM
 
 
 def _eligible(layer: nn.Module) -> bool:
