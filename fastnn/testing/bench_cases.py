@@ -151,7 +151,23 @@ def _network() -> list[Case]:
     ]
 
 
+def _fused() -> list[Case]:
+    return [
+        _case("fused", "bn_relu_pool", _PLANES, quick=True),
+        _case("fused", "bn_relu", _PLANES),
+        _case("fused", "bn_gelu_avg", _PLANES),
+        _case("fused", "bn_relu_pool", (2, 48, 12, 12)),
+        _case("fused", "lenet", (100, 1, 28, 28)),
+        _case("fused", "vgg", (16, 3, 32, 32)),
+        _case("fused", "vgg", (16, 3, 32, 32), train=False),
+        _case("fused", "resnet18", (4, 3, 224, 224)),
+        _case("fused", "resnet18", (4, 3, 224, 224), train=False),
+        _case("fused", "mobilenet", (4, 3, 224, 224)),
+        _case("fused", "mobilenet", (4, 3, 224, 224), train=False),
+    ]
+
+
 BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_dropout(),
-    *_network(),
+    *_network(), *_fused(),
 ]  # fmt: skip

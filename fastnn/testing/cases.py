@@ -32,8 +32,9 @@ def library(side: str) -> ModuleType:
 class Case:
     """One layer with its arguments and the input it is called with.
 
-    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, network).
-    layer: class name in torch.nn, or for the family `network` a function of `networks.py`.
+    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, network,
+        fused: networks given to `fastnn.fuse`).
+    layer: class name in torch.nn, or for the families `network` and `fused` a function of `networks.py`.
     shape: sizes of the input, batch first.
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
     values: what the input holds: normal, positive, large_mean, special (NaN, infinities, -0, denormals).
@@ -69,6 +70,10 @@ class Case:
         return " ".join(parts)
 
     @property
+    def is_network(self) -> bool:
+        return self.family in ("network", "fused")
+
+    @property
     def inplace(self) -> bool:
         return bool(self.kwargs.get("inplace", False))
 
@@ -77,7 +82,7 @@ class Case:
         nn = library(side)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            if self.family == "network":
+            if self.is_network:
                 factory = getattr(importlib.import_module("fastnn.testing.networks"), self.layer)
                 module: torch.nn.Module = factory(nn, *self.args, **self.kwargs)
             else:
@@ -86,6 +91,8 @@ class Case:
                 with torch.no_grad():
                     module(torch.randn(self.shape))
             _randomise_norms(module)
+            if self.family == "fused" and side == "fastnn":
+                nn.fuse(module)
         return module.train(self.train)
 
     def inputs(self, dtype: str = "float32", layout: str = "contiguous", seed: int = 1) -> list[torch.Tensor]:

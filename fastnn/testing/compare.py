@@ -254,7 +254,7 @@ def _compare_results(
     ):
         a, b, s, r = (getattr(side, group) for side in (ours, theirs, scaled, reference))
         common = _Common()
-        if case.family == "network":
+        if case.is_network:
             common = _Common(
                 scale=max((_scale(t) for t in r.values()), default=0.0),
                 kinks=group == "gradients",

@@ -96,7 +96,7 @@ def work_of(case: Case) -> list[Work]:
     found: list[Work] = []
 
     def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        wanted = case.family != "network" or bool(found)
+        wanted = not case.is_network or bool(found)
         found.append(_layer(layer, inputs[0], output, wanted))
 
     for layer in module.modules():

@@ -31,6 +31,16 @@ def bn_relu_pool(nn: ModuleType) -> torch.nn.Module:
     return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2))
 
 
+def bn_relu(nn: ModuleType) -> torch.nn.Module:
+    """Input N x 48 x H x W."""
+    return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU())
+
+
+def bn_gelu_avg(nn: ModuleType) -> torch.nn.Module:
+    """Input N x 48 x H x W."""
+    return nn.Sequential(nn.BatchNorm2d(48), nn.GELU(), nn.AvgPool2d(2))
+
+
 def _conv_bn(
     nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
 ) -> list[torch.nn.Module]:
