@@ -1,9 +1,6 @@
 // The dropout family. One private op, `_dropout`, is pure: seed and offset decide the mask, and its gradient
-// is the same op applied to dy. The front ops draw seed and offset from torch's CPU generator, so
-// torch.manual_seed, fork_rng and checkpoint rule them; the masks are not those of torch for the same seed.
+// is the same op applied to dy. The masks are not those of torch for the same seed.
 #include "fastnn/dropout.h"
-
-#include <ATen/CPUGeneratorImpl.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +9,7 @@
 #include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
+#include "ops/random.h"
 
 namespace fastnn::ops {
 namespace {
@@ -102,7 +100,7 @@ struct Member {
 // The affine map of kept and dropped elements, and the mask's place in the random stream.
 struct Draw {
   double p, scale, kept, dropped;
-  int64_t seed, offset;
+  Stream stream = next_stream();
 
   Draw(double p, bool alpha) : p(p), scale(1 / (1 - p)), kept(0), dropped(0) {
     if (alpha) {
@@ -111,15 +109,10 @@ struct Draw {
       kept = kAlpha * scale * p;
       dropped = kept - kAlpha * scale;
     }
-    const at::Generator generator = at::detail::getDefaultCPUGenerator();
-    auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
-    const std::lock_guard lock(cpu->mutex_);
-    seed = static_cast<int64_t>(cpu->random64());
-    offset = static_cast<int64_t>(cpu->random64());
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {
-    return dropout_autograd(x, p, scale, kept, dropped, length, seed, offset);
+    return dropout_autograd(x, p, scale, kept, dropped, length, stream.seed, stream.offset);
   }
 };
 
