@@ -6,14 +6,11 @@
 #include <type_traits>
 
 #include "cpu/by_type.h"
+#include "cpu/draws.h"
 #include "cpu/kernels/dropout.h"
-#include "cpu/parallel.h"
 
 namespace fastnn::cpu {
 namespace {
-
-// Drawing a word costs about as much as two more visits of the element.
-constexpr int64_t kVisits = 3;
 
 template <class T>
 void run(const DropoutParams& p) {
@@ -25,10 +22,7 @@ void run(const DropoutParams& p) {
   const T* x = static_cast<const T*>(p.x);
   T* y = static_cast<T*>(p.y);
 
-  const int64_t batches = (p.decisions + kDropoutBatch - 1) / kDropoutBatch;
-  const int64_t batch_visits = kVisits * kDropoutBatch * p.length;
-  parallel_for(batches, std::max<int64_t>(1, kGrain / batch_visits), [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kDropoutBatch, last = std::min(end * kDropoutBatch, p.decisions);
+  parallel_draws(p.decisions, p.length, [&](int64_t first, int64_t last) {
     const int64_t at = first * p.length;
     if (p.length == 1) {
       ops.elements(x + at, y + at, first, last - first, stream, threshold, scale, kept, dropped);

@@ -181,13 +181,9 @@ Tensor out_of_place(int kind, const Tensor& input, double a, double b) {
       [&] { return activation_aten(kind).forward(x, a, b); });
 }
 
-// Beyond why_not_activation(): what overwriting x rules out.
 const char* why_not_in_place(int kind, const Tensor& x, double a, double b) {
-  if (const char* reason = why_not_activation(kind, x, a, b)) return reason;
-  if (!x.is_cpu()) return "in place: on the CPU only";
-  if (!x.is_non_overlapping_and_dense()) return "in place: the tensor has gaps or overlaps";
-  if (!at::GradMode::is_enabled()) return nullptr;
-  return (x.requires_grad() && x.is_leaf()) || x.is_view() ? "in place: on a leaf or a view" : nullptr;
+  const char* reason = why_not_activation(kind, x, a, b);
+  return reason ? reason : why_not_overwrite(x);
 }
 
 Tensor in_place(int kind, Tensor x, double a, double b) {

@@ -322,9 +322,9 @@ class Chain {
         return activation_in_place(x, kind, stages_.reals[Stages::kA], stages_.reals[Stages::kB]);
     }
     if (stages_.reals[Stages::kP] > 0) {
-      const RandomPlace place;
-      stages_.ints[Stages::kSeed] = place.seed;
-      stages_.ints[Stages::kOffset] = place.offset;
+      const Stream stream = next_stream();
+      stages_.ints[Stages::kSeed] = stream.seed;
+      stages_.ints[Stages::kOffset] = stream.offset;
     }
     return forward(x, owned);
   }

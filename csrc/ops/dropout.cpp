@@ -1,6 +1,5 @@
 // The dropout family. One private op, `_dropout`, is pure: seed and offset decide the mask, and its gradient
-// is the same op applied to dy. The front ops draw seed and offset from torch's CPU generator, so
-// torch.manual_seed, fork_rng and checkpoint rule them; the masks are not those of torch for the same seed.
+// is the same op applied to dy. The masks are not those of torch for the same seed.
 #include "fastnn/dropout.h"
 
 #include <algorithm>
@@ -99,8 +98,9 @@ struct Member {
 };
 
 // The affine map of kept and dropped elements, and the mask's place in the random stream.
-struct Draw : RandomPlace {
+struct Draw {
   double p, scale, kept, dropped;
+  Stream stream = next_stream();
 
   Draw(double p, bool alpha) : p(p), scale(1 / (1 - p)), kept(0), dropped(0) {
     if (alpha) {
@@ -112,7 +112,7 @@ struct Draw : RandomPlace {
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {
-    return dropout_autograd(x, p, scale, kept, dropped, length, seed, offset);
+    return dropout_autograd(x, p, scale, kept, dropped, length, stream.seed, stream.offset);
   }
 };
 

@@ -102,6 +102,13 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
   return first == nullptr ? "no tensor" : nullptr;
 }
 
+const char* why_not_overwrite(const Tensor& x) {
+  if (!x.is_cpu()) return "in place: on the CPU only";
+  if (!x.is_non_overlapping_and_dense()) return "in place: the tensor has gaps or overlaps";
+  if (!at::GradMode::is_enabled()) return nullptr;
+  return (x.requires_grad() && x.is_leaf()) || x.is_view() ? "in place: on a leaf or a view" : nullptr;
+}
+
 bool runs_directly(const Tensor& t) {
   return t.is_cpu() && (t.key_set() | kPlainTensor) == kPlainTensor &&
          (c10::impl::tls_local_dispatch_key_set().included_ | kPlainThread) == kPlainThread &&

@@ -49,6 +49,10 @@ const char* why_not(const Op& op, const Tensors&... tensors) {
   return why_not(op, c10::ArrayRef<const Tensor*>(list, sizeof...(tensors)));
 }
 
+// Beyond why_not(): what rules out that an op writes its result over x. An answer leaves the call to torch's
+// op, for its error text too.
+const char* why_not_overwrite(const Tensor& x);
+
 // What fastnn.explain() shows: one entry per front call.
 struct Record {
   std::string op;

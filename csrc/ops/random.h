@@ -1,22 +1,24 @@
-// A place in the stream of random numbers (fastnn/dropout.h), drawn from torch's CPU generator: so
-// torch.manual_seed, fork_rng and checkpoint rule it.
+// A fresh stream of random words (fastnn/philox.h) from torch's CPU generator, so that torch.manual_seed,
+// fork_rng and checkpoint rule it.
 #pragma once
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <mutex>
 
+#include "ops/tensors.h"
+
 namespace fastnn::ops {
 
-struct RandomPlace {
+struct Stream {
   int64_t seed, offset;
-
-  RandomPlace() {
-    const at::Generator generator = at::detail::getDefaultCPUGenerator();
-    auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
-    const std::lock_guard lock(cpu->mutex_);
-    seed = static_cast<int64_t>(cpu->random64());
-    offset = static_cast<int64_t>(cpu->random64());
-  }
 };
+
+inline Stream next_stream() {
+  const at::Generator generator = at::detail::getDefaultCPUGenerator();
+  auto* cpu = at::check_generator<at::CPUGeneratorImpl>(generator);
+  const std::lock_guard lock(cpu->mutex_);
+  // Braces: seed first.
+  return {static_cast<int64_t>(cpu->random64()), static_cast<int64_t>(cpu->random64())};
+}
 
 }  // namespace fastnn::ops

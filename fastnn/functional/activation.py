@@ -11,6 +11,7 @@ from torch import Tensor
 from fastnn.functional._route import (
     compiled,
     compiling,
+    door,
     eager,
     has_torch_function,
     has_torch_function_unary,
@@ -262,9 +263,13 @@ def rrelu(
 ) -> Tensor:
     """A leaky relu, its slope random while training; see :func:`torch.nn.functional.rrelu`. Any shape.
 
-    The random slopes are torch's own, so that a seed gives the same numbers. As torch's, the output is contiguous.
+    The slopes follow from torch's CPU generator, so ``torch.manual_seed`` rules them, but for the same seed they are
+    not those of torch's own op. As torch's, the output is contiguous.
     """
-    if not training and lower <= upper and not has_torch_function_unary(input):
+    if lower <= upper and not has_torch_function_unary(input):
+        if training:
+            ops = door()
+            return ops.rrelu_(input, lower, upper) if inplace else ops.rrelu(input, lower, upper)
         slope = (lower + upper) / 2
         return (
             overwrite("leaky_relu", input, slope)

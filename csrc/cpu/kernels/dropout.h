@@ -4,15 +4,9 @@
 
 #include "cpu/capability.h"
 #include "fastnn/dtype.h"
+#include "fastnn/philox.h"
 
 namespace fastnn::cpu {
-
-struct PhiloxStream {
-  uint64_t seed, offset;
-};
-
-// Random words per batch of counters; a range of indices that a thread starts must begin at a multiple.
-constexpr int64_t kDropoutBatch = 32;
 
 template <class T>
 struct DropoutOps {

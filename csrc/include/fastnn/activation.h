@@ -61,6 +61,18 @@ struct GluBackwardParams {
   void* dx = nullptr;        // [outer, 2, half]
 };
 
+// RReLU in training, y = x <= 0 ? r x : x with r = lower + u (upper - lower), u in [0, 1) from word i of the
+// stream (seed, offset), philox.h. The same serves backward, which draws r again: dy in the place of x.
+struct RreluParams {
+  DType dtype = DType::kFloat32;
+  int64_t n = 0;
+  const void* x = nullptr;     // [n]: x; backward: dy
+  const void* sign = nullptr;  // [n], r applies where it is <= 0: x; backward also: y, if lower > 0
+  void* y = nullptr;           // [n], may be x; backward: dx, may be dy
+  double lower = 0, upper = 0;
+  uint64_t seed = 0, offset = 0;
+};
+
 namespace cpu {
 void activation_forward(const ActivationParams&);
 void activation_backward(const ActivationBackwardParams&);
@@ -68,6 +80,7 @@ void prelu_forward(const PreluParams&);
 void prelu_backward(const PreluBackwardParams&);
 void glu_forward(const GluParams&);
 void glu_backward(const GluBackwardParams&);
+void rrelu(const RreluParams&);
 }  // namespace cpu
 
 }  // namespace fastnn

@@ -1,9 +1,8 @@
 // Dropout, y = keep ? x * scale + kept : x * 0 + dropped: what the kernels need to know. Plain dropout has
 // kept = dropped = 0, alpha dropout moves the dropped elements to the value that keeps mean and variance.
 //
-// The decision of index i is word i % 4 of Philox4x32-10 with counter (i / 4, offset) and key seed; i is
-// dropped when the word is below p * 2^32. So a mask follows from (seed, offset) alone: backward, which
-// is dx = keep ? dy * scale : dy * 0, draws it again instead of keeping it.
+// Index i is dropped when word i of the stream (seed, offset), philox.h, is below p * 2^32. So backward,
+// which is dx = keep ? dy * scale : dy * 0, draws the mask again instead of keeping it.
 #pragma once
 #include <cstdint>
 
