@@ -1,0 +1,130 @@
+"""fastnn.memory: retained memory and its undoing, in processes of their own; `bench --memory`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fastnn import memory
+
+needs_glibc = pytest.mark.skipif(memory.why_not() is not None, reason=str(memory.why_not()))
+
+_PRELUDE = """
+import pathlib, resource, torch, fastnn
+from fastnn import memory
+
+PAGES = 64 << 20 >> 12
+x = torch.randn(16 << 20)
+
+def resident():
+    return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+def faults(f, calls=5):
+    f(x), f(x)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(calls):
+        f(x)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / calls / PAGES
+"""
+
+
+def run(code, **environment):
+    """Output of the code after the prelude; a failed assertion fails the test."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _PRELUDE + code],
+        env={**os.environ, **environment}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_glibc
+@pytest.mark.parametrize("call", ["memory.retain()", "memory.retain(huge_pages=True)"])
+def test_large_tensors_stop_faulting(call):
+    run(
+        f"""
+for f in (torch.relu, fastnn.functional.relu):
+    assert faults(f) > 0.9, "no tax on this system to begin with"
+{call}
+for f in (torch.relu, fastnn.functional.relu):
+    assert faults(f) < 0.1, f
+"""
+    )
+
+
+@needs_glibc
+def test_release_gives_memory_back():
+    run(
+        """
+memory.retain()
+before = resident()
+del (y := [torch.relu(x) for _ in range(4)])[:]
+assert resident() - before > 128 << 20, "freed memory should have stayed"
+memory.release()
+assert resident() - before < 64 << 20 and not memory.retained()
+memory.release()
+"""
+    )
+
+
+@needs_glibc
+def test_the_last_handle_undoes():
+    run(
+        """
+with memory.retain() as outer:
+    inner = memory.retain(huge_pages=True)
+    inner.release(), inner.release()
+    assert memory.retained()
+assert not memory.retained()
+a, b = memory.retain(), memory.retain()
+memory.release()
+assert not memory.retained()
+c = memory.retain()
+a.release(), b.release()  # undone already: not c's business
+assert memory.retained()
+c.release()
+assert not memory.retained()
+"""
+    )
+
+
+@needs_glibc
+def test_values_and_gradients_do_not_care():
+    run(
+        """
+def step():
+    torch.manual_seed(0)
+    model = fastnn.Sequential(fastnn.Conv2d(3, 8, 3), fastnn.BatchNorm2d(8), fastnn.ReLU(), fastnn.MaxPool2d(2))
+    model(torch.randn(8, 3, 256, 256)).square().sum().backward()
+    return [p.grad for p in model.parameters()]
+
+before = step()
+with memory.retain():
+    during = step()
+assert all(map(torch.equal, before, during)) and all(map(torch.equal, before, step()))
+"""
+    )
+
+
+def test_another_malloc_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(memory, "why_not", lambda: "the C library is not glibc")
+    with pytest.warns(
+        RuntimeWarning, match=r"^fastnn\.memory\.retain has no effect: the C library is not glibc$"
+    ):
+        handle = memory.retain()
+    assert not memory.retained()
+    with handle:
+        pass
+    memory.release()
+
+
+@needs_glibc
+def test_a_preloaded_malloc_is_noticed(tmp_path):
+    source, library = tmp_path / "other.c", tmp_path / "other.so"
+    source.write_text(
+        "#include <stddef.h>\nvoid* __libc_malloc(size_t);\nvoid* malloc(size_t n) { return __libc_malloc(n); }\n"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+    code = 'assert memory.why_not() == "another malloc than glibc\'s is loaded", memory.why_not()'
+    run(code, LD_PRELOAD=str(library))
