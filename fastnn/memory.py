@@ -7,10 +7,11 @@ a page fault for each 4 KiB of it: ReLU forward and backward on 51 MB take three
     with fastnn.memory.retain(): ...     # or for a block; also: handle.release(), fastnn.memory.release()
 
 It concerns every allocation of the process, torch's own tensors too, so nothing calls it but you. The price: the
-process keeps the most memory that it ever needed, and where a few huge tensors come and go, gaps between them may
-double that (whole networks: no more than before). It works by settings of glibc's malloc; with another malloc (macOS,
-musl, jemalloc) `retain` warns, changes nothing, and `why_not` says the reason. Only the main thread's memory stays
-in full: other threads have heaps of 64 MiB each, beyond which tensors are mapped as before.
+process keeps the most memory that it ever needed, and gaps in the heap: some five times the size of a 64 MB tensor that
+is made again and again (its first few calls still fault), nothing that shows in whole networks. It works by settings of
+glibc's malloc; with another malloc (macOS, musl, jemalloc) `retain` warns, changes nothing, and `why_not` says the
+reason. Only the main thread's memory stays in full: other threads have heaps of 64 MiB each, beyond which tensors are
+mapped as before.
 """
 
 from __future__ import annotations
@@ -25,12 +26,11 @@ from types import TracebackType
 _LIBC = "libc.so.6"
 _MADV_HUGEPAGE, _MADV_NOHUGEPAGE = 14, 15
 _HUGE_PAGE = 2 << 20
-# mallopt's parameters, with the values while memory stays, and after. glibc starts with a rule that moves the two
-# thresholds with the sizes that are freed and that no call can switch on again; afterwards they are where that rule
-# ends up in a process with large tensors.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_RETAINING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
-_DEFAULTS = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+_PARAMETERS = {"trim_threshold": -1, "mmap_threshold": -3, "mmap_max": -4}  # of mallopt
+_RETAINING = {"mmap_max": 0, "trim_threshold": -1}  # nothing mapped, nothing given back
+# glibc starts with a rule that moves the two thresholds with the sizes that are freed and that no call can switch on
+# again: these are where that rule ends up in a process with large tensors.
+_DEFAULTS = {"mmap_max": 65536, "mmap_threshold": 32 << 20, "trim_threshold": 64 << 20}
 
 
 @functools.cache
@@ -56,11 +56,11 @@ def why_not() -> str | None:
     return None if used_malloc == glibc_malloc else "another malloc than glibc's is loaded"
 
 
-def set_malloc(options: dict[int, int]) -> None:
-    """mallopt(parameter, value) for each; only where `why_not` is None."""
-    for parameter, value in options.items():
-        if _libc().mallopt(parameter, value) != 1:
-            raise OSError(f"glibc refused mallopt({parameter}, {value})")
+def set_malloc(**values: int) -> None:
+    """glibc's mallopt for each of `_PARAMETERS` that is named; only where `why_not` is None."""
+    for name, value in values.items():
+        if _libc().mallopt(_PARAMETERS[name], value) != 1:
+            raise OSError(f"glibc refused {name}={value}")
 
 
 def trim() -> None:
@@ -106,7 +106,7 @@ def retain(*, huge_pages: bool = False) -> Retention:
         warnings.warn(f"fastnn.memory.retain has no effect: {reason}", RuntimeWarning, stacklevel=2)
         return handle
     with _lock:
-        set_malloc(_RETAINING)
+        set_malloc(**_RETAINING)
         if huge_pages:
             _advise_huge_pages()
         _held.append(handle)
@@ -127,7 +127,7 @@ def release() -> None:
 
 
 def _undo() -> None:
-    set_malloc(_DEFAULTS)
+    set_malloc(**_DEFAULTS)
     while _huge:
         _libc().madvise(*_huge.pop(), _MADV_NOHUGEPAGE)
     trim()

@@ -1,5 +1,6 @@
 """fastnn.memory: retained memory and its undoing, in processes of their own; `bench --memory`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,10 @@ import sys
 import pytest
 
 from fastnn import memory
+from fastnn.__main__ import main
+from fastnn.bench import memory as bench_memory
+from fastnn.bench import results
+from fastnn.testing.cases import Case
 
 needs_glibc = pytest.mark.skipif(memory.why_not() is not None, reason=str(memory.why_not()))
 
@@ -21,7 +26,8 @@ def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 def faults(f, calls=5):
-    f(x), f(x)
+    for _ in range(12):  # the heap grows by a gap for each of the first few
+        f(x)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(calls):
         f(x)
@@ -128,3 +134,48 @@ def test_a_preloaded_malloc_is_noticed(tmp_path):
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     code = 'assert memory.why_not() == "another malloc than glibc\'s is loaded", memory.why_not()'
     run(code, LD_PRELOAD=str(library))
+
+
+@needs_glibc
+def test_step_memory_is_what_the_tensors_take():
+    """ReLU: output, its gradient, the input's; max pooling of torch keeps 8-byte positions, ours 1-byte codes."""
+    relu, pool = (
+        Case("extra", layer, args, shape=(4, 16, 128, 128))
+        for layer, args in (("ReLU", ()), ("MaxPool2d", (2,)))
+    )
+    size = 4 * 4 * 16 * 128 * 128
+    for side in bench_memory.SIDES:
+        found = bench_memory.measure_apart(relu, side, 2)
+        assert found["peak"] == pytest.approx(3 * size, rel=0.05)
+        assert found["kept"] == pytest.approx(size, rel=0.05)
+    row = bench_memory.row_of(pool, 2)
+    assert row["status"] == "ok" and row["torch_kept"] == pytest.approx(size * 3 / 4, rel=0.05)
+    assert row["fastnn_kept"] == pytest.approx(size * 5 / 16, rel=0.05)
+
+
+def test_a_case_that_fails_is_an_error_row():
+    row = bench_memory.row_of(Case("extra", "MaxPool2d", (9,), shape=(1, 1, 4, 4)), 1)
+    assert row["status"] == "ERROR" and row["note"].startswith("torch: RuntimeError")
+    assert "ERROR" in bench_memory.cells(row)[-1]
+    assert "| extra | 1 | - | - | 0 |" in bench_memory.markdown(
+        {"machine": results.machine() | {"threads": 1}, "rows": [row]}
+    )
+
+
+def test_bench_memory_writes_its_files(tmp_path, capsys):
+    files = tmp_path / "new" / "m.json", tmp_path / "new" / "m.csv"
+    arguments = [
+        "bench",
+        "--memory",
+        "--only",
+        "bn_relu_pool_dropout",
+        "--json",
+        str(files[0]),
+        "--csv",
+        str(files[1]),
+    ]
+    assert main(arguments) == 0
+    assert "bn_relu_pool_dropout() 20x48x60x60" in capsys.readouterr().out
+    result = json.loads(files[0].read_text())
+    assert result["rows"][0]["kept_share"] < 0.8 and "bn_relu_pool_dropout" in files[1].read_text()
+    assert main(["bench", "--memory", "--only", "no such case"]) == 2
