@@ -1,6 +1,6 @@
-"""Rewrites the table of README.md from a results file: `python benchmarks/report.py benchmarks/results/cpu.json`.
+"""Rewrites the tables of README.md from results files: `python benchmarks/report.py benchmarks/results/*.json`.
 
-Results come from `python -m fastnn bench --json FILE`.
+Results come from `python -m fastnn bench --json FILE` and `python -m fastnn bench --memory --json FILE`.
 """
 
 from __future__ import annotations
@@ -9,26 +9,31 @@ import json
 import sys
 from pathlib import Path
 
-from fastnn.bench.table import markdown
+from fastnn.bench import memory, table
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 README = Path(__file__).resolve().parent.parent / "README.md"
+# What the results name as their section: the text between <!-- name:begin --> and <!-- name:end -->.
+SECTIONS = {"bench": table.markdown, "memory": memory.markdown}
 
 
-def rewrite(text: str, section: str) -> str:
-    """`text` with `section` between the markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"README.md lacks {BEGIN} or {END}")
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+def rewrite(text: str, name: str, section: str) -> str:
+    """`text` with `section` between the markers of that name."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if not (begin in text and end in text):
+        raise SystemExit(f"README.md lacks {begin} or {end}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n\n{section}\n\n{end}{rest.partition(end)[2]}"
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
+    if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    result = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    README.write_text(rewrite(README.read_text(encoding="utf-8"), markdown(result)), encoding="utf-8")
+    for path in sys.argv[1:]:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        name = result.get("section")
+        if name in SECTIONS:
+            text = README.read_text(encoding="utf-8")
+            README.write_text(rewrite(text, name, SECTIONS[name](result)), encoding="utf-8")
 
 
 if __name__ == "__main__":

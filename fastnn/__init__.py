@@ -21,6 +21,7 @@ _C.set_enabled(_os.environ.get("FASTNN_DISABLE", "0") in ("", "0"))
 from fastnn import _cuda as _cuda  # noqa: E402
 from fastnn import backends as backends  # noqa: E402
 from fastnn import functional as functional  # noqa: E402
+from fastnn import memory as memory  # noqa: E402
 from fastnn import modules as modules  # noqa: E402
 from fastnn._names import adopt as _adopt  # noqa: E402
 from fastnn.accelerate import Report as Report  # noqa: E402

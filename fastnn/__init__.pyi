@@ -4,6 +4,7 @@
 # ruff: noqa: F403, I001
 from fastnn import backends as backends
 from fastnn import functional as functional
+from fastnn import memory as memory
 from fastnn import modules as modules
 from fastnn.accelerate import Report as Report
 from fastnn.accelerate import accelerate as accelerate

@@ -24,6 +24,9 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", metavar="TEXT", help="a family, or a part of a case's name")
+    parser.add_argument(
+        "--memory", action="store_true", help="peak memory of a training step in place of times"
+    )
     parser.add_argument("--threads", type=int, help="threads of all sides")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows as CSV")

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
-import time
-from pathlib import Path
 from typing import Any
 
-import torch
-
-import fastnn
-from fastnn.bench import table
+from fastnn.bench import memory, table
 from fastnn.bench.measure import measure, threads
+from fastnn.bench.results import machine, write
 from fastnn.testing.cases import bench_cases
 from fastnn.testing.limits import Limits
 from fastnn.testing.limits import measure as measure_limits
@@ -26,6 +20,8 @@ _QUICK = Budget(seconds=0.1, min_rounds=3)
 
 def run(options: argparse.Namespace) -> int:
     """The command: prints as it measures, writes the files asked for."""
+    if options.memory:
+        return memory.run(options)
     cases = bench_cases(options.only, options.quick)
     if not cases:
         print(f"bench: no case matches {options.only!r}")
@@ -41,6 +37,7 @@ def run(options: argparse.Namespace) -> int:
                 rows.append(row.to_dict())
                 bar.print(table.line(rows[-1]))
     result = {
+        "section": "bench",
         "machine": machine(),
         "limits": {"peak": limits.peak, "bandwidth": limits.bandwidth, "threads": limits.threads},
         "families": table.summarise(rows),
@@ -69,30 +66,4 @@ def _report(result: dict[str, Any], options: argparse.Namespace) -> None:
     if ratios:
         mean = table.geometric_mean(ratios)
         print(f"\nall {len(rows)} rows: geometric mean {mean:.2f}x, {losses} losses, {wrong} WRONG or ERROR")
-    for path, text in (
-        (options.json, json.dumps(result, indent=1) + "\n"),
-        (options.csv, table.as_csv(rows)),
-    ):
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(text, encoding="utf-8")
-
-
-def machine() -> dict[str, Any]:
-    """What a result must say about where it was measured."""
-    facts = fastnn.info()
-    keys = ("fastnn", "torch", "python", "cpu capability")
-    return {"cpu": cpu_name(), "date": time.strftime("%Y-%m-%d"), **{key: facts[key] for key in keys}}
-
-
-def cpu_name() -> str:
-    """The processor's name and torch's instruction set."""
-    name = platform.processor() or platform.machine()
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    write(options, result, table.as_csv(rows))

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fastnn.bench.main import machine
+from fastnn.bench.results import machine
 from fastnn.demo import data, report
 from fastnn.demo.models import MODELS, build
 from fastnn.demo.train import BATCH, Epoch, difference, predict

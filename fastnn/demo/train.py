@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 from fastnn.demo.data import Digits
 from fastnn.demo.models import DROPOUT, build
+from fastnn.testing.resident import Memory
 
 BATCH = 100
 LEARNING_RATE = 0.02
@@ -42,36 +39,6 @@ def batches(digits: Digits, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Te
     for start in range(0, len(order) - BATCH + 1, BATCH):
         index = order[start : start + BATCH]
         yield digits.train_images[index], digits.train_labels[index]
-
-
-class Memory:
-    """Highest resident memory of this process above its level when the object was made, in bytes.
-
-    Whole pages of every allocator count: torch's, fastnn's scratch, the libraries'. Pages of files (the libraries'
-    code) do not, where the system tells them apart (Linux); elsewhere the peak is that of the whole process so far.
-    """
-
-    def __init__(self) -> None:
-        self._base = self._status("VmRSS")
-
-    def reset(self) -> None:
-        """The peak starts from here."""
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def peak(self) -> int:
-        """Bytes since the last reset."""
-        return max(0, self._status("VmHWM") - self._base)
-
-    @staticmethod
-    def _status(key: str) -> int:
-        try:
-            lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        except OSError:
-            unit = 1 if sys.platform == "darwin" else 1024
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        sizes = {line.split(":")[0]: int(line.split()[1]) for line in lines if line.endswith(" kB")}
-        return (sizes[key] - sizes.get("RssFile", 0)) * 1024
 
 
 class Trainer:

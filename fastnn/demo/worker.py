@@ -13,8 +13,9 @@ from typing import Any
 import torch
 
 from fastnn.demo.data import Digits
-from fastnn.demo.train import Epoch, Memory, Trainer, loss_curve
+from fastnn.demo.train import Epoch, Trainer, loss_curve
 from fastnn.testing.compare import strict
+from fastnn.testing.resident import Memory
 
 _TELL_EVERY = 8  # steps between two messages: a message costs some ten microseconds
 

@@ -171,3 +171,6 @@ BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_dropout(),
     *_network(), *_fused(),
 ]  # fmt: skip
+
+# For `bench --memory`: one network more, whose outputs are drawn, so that no reference can tell whether they are right.
+MEMORY: list[Case] = [*BENCH, _case("network", "bn_relu_pool_dropout", _PLANES, quick=True)]

@@ -207,7 +207,8 @@ def parity_cases(only: str | None = None) -> list[Case]:
     return select(importlib.import_module("fastnn.testing.parity_cases").PARITY, only)
 
 
-def bench_cases(only: str | None = None, quick: bool = False) -> list[Case]:
-    """Cases of realistic size; `quick` keeps the few that stand for their family."""
-    cases = select(importlib.import_module("fastnn.testing.bench_cases").BENCH, only)
+def bench_cases(only: str | None = None, quick: bool = False, *, memory: bool = False) -> list[Case]:
+    """Cases of realistic size; `quick` keeps the few that stand for their family. memory: for `bench --memory`."""
+    lists = importlib.import_module("fastnn.testing.bench_cases")
+    cases = select(lists.MEMORY if memory else lists.BENCH, only)
     return [c for c in cases if c.quick] if quick else cases

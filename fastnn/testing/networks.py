@@ -41,6 +41,11 @@ def bn_gelu_avg(nn: ModuleType) -> torch.nn.Module:
     return nn.Sequential(nn.BatchNorm2d(48), nn.GELU(), nn.AvgPool2d(2))
 
 
+def bn_relu_pool_dropout(nn: ModuleType) -> torch.nn.Module:
+    """The same with dropout, as most of a network's memory is spent; input N x 48 x H x W."""
+    return nn.Sequential(nn.BatchNorm2d(48), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.3))
+
+
 def _conv_bn(
     nn: ModuleType, inputs: int, outputs: int, size: int = 3, stride: int = 1, groups: int = 1
 ) -> list[torch.nn.Module]:
