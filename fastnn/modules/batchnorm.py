@@ -15,44 +15,40 @@ __all__ = [
 ]
 
 
-def statistics(
-    layer: nn.modules.batchnorm._BatchNorm,
-) -> tuple[Tensor | None, Tensor | None, bool, float]:
-    """What a call of the layer now normalises by: running mean and variance, whether the batch's own statistics are
-    used (and the running ones updated), and the weight of this batch in the update.
-    """
-    # momentum None: the average of all batches so far. The count is read here and changed after the call, so that
-    # a call that fails changes nothing.
-    momentum = 0.0 if layer.momentum is None else layer.momentum
-    if layer.training and layer.track_running_stats:
-        if layer.momentum is None and layer.num_batches_tracked is not None:
-            momentum = 1.0 / (float(layer.num_batches_tracked) + 1.0)
-    # Running statistics that are not tracked are not updated, but in eval mode they are used if they exist.
-    use_running = not layer.training or layer.track_running_stats
-    return (
-        layer.running_mean if use_running else None,
-        layer.running_var if use_running else None,
-        layer.training or (layer.running_mean is None and layer.running_var is None),
-        momentum,
-    )
-
-
-def count_batch(layer: nn.modules.batchnorm._BatchNorm) -> None:
-    """After a call: one more batch has gone into the running statistics, if they are kept."""
-    if layer.training and layer.track_running_stats:
-        if layer.num_batches_tracked is not None:
-            layer.num_batches_tracked.add_(1)
-
-
 class _BatchNorm(Native, nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        running_mean, running_var, training, momentum = statistics(self)
+        running_mean, running_var, training, momentum = self._statistics()
         output = F.batch_norm(
             input, running_mean, running_var, self.weight, self.bias, training, momentum, self.eps
         )
-        count_batch(self)
+        self._count_batch()
         return output
+
+    def _statistics(self) -> tuple[Tensor | None, Tensor | None, bool, float]:
+        """What a call now normalises by: running mean and variance, whether the batch's own statistics are used (and
+        the running ones updated), and the weight of this batch in the update.
+        """
+        # momentum None: the average of all batches so far. The count is read here and changed after the call, so
+        # that a call that fails changes nothing.
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats:
+            if self.momentum is None and self.num_batches_tracked is not None:
+                momentum = 1.0 / (float(self.num_batches_tracked) + 1.0)
+        # Running statistics that are not tracked are not updated, but in eval mode they are used if they exist.
+        use_running = not self.training or self.track_running_stats
+        return (
+            self.running_mean if use_running else None,
+            self.running_var if use_running else None,
+            self.training or (self.running_mean is None and self.running_var is None),
+            momentum,
+        )
+
+    def _count_batch(self) -> None:
+        """After a call: one more batch has gone into the running statistics, if they are kept."""
+        if self.training and self.track_running_stats:
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(1)
 
 
 class BatchNorm1d(_BatchNorm, nn.BatchNorm1d):

@@ -17,7 +17,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from fastnn import _C, functional
 from fastnn.functional._route import compiling, has_torch_function
 from fastnn.modules import activation, batchnorm, conv, dropout, linear, pooling
-from fastnn.modules.batchnorm import count_batch, statistics
+from fastnn.modules.batchnorm import _BatchNorm
 
 __all__ = ["Chain", "Sum", "chains", "is_normalization", "is_plain"]
 
@@ -25,7 +25,7 @@ Stage = Callable[[Any, Any], None]  # (the call, the layer)
 
 
 def _normalize(call: Any, layer: Any) -> None:
-    running_mean, running_var, training, momentum = statistics(layer)
+    running_mean, running_var, training, momentum = _BatchNorm._statistics(layer)
     call.normalize(running_mean, running_var, layer.weight, layer.bias, training, momentum, layer.eps)
 
 
@@ -197,7 +197,7 @@ class Chain:
             rest = [layer for layer, _ in self._behind]
             return _one_by_one(rest if norm is None else [norm, *rest], made, residual)
         if norm is not None:
-            count_batch(norm)
+            _BatchNorm._count_batch(norm)
         return output
 
     def __repr__(self) -> str:

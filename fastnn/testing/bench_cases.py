@@ -172,5 +172,9 @@ BENCH: list[Case] = [
     *_network(), *_fused(),
 ]  # fmt: skip
 
-# For `bench --memory`: one network more, whose outputs are drawn, so that no reference can tell whether they are right.
-MEMORY: list[Case] = [*BENCH, _case("network", "bn_relu_pool_dropout", _PLANES, quick=True)]
+# For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.
+MEMORY: list[Case] = [
+    *BENCH,
+    _case("network", "bn_relu_pool_dropout", _PLANES, quick=True),
+    _case("fused", "bn_relu_pool_dropout", _PLANES, quick=True),
+]
