@@ -7,6 +7,7 @@ module that are plain values, types of the arguments). Otherwise the module's ow
 
 import builtins
 import dis
+import functools
 import inspect
 import types
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor, fx, nn
 
 from fastnn.fuse_functions import layer_of, may_overwrite, use_own_functions
 from fastnn.modules._base import Native
-from fastnn.modules.chain import Chain, Sum, chains, is_normalization
+from fastnn.modules.chain import Chain, Sum, chains, is_normalization, one_by_one
 
 __all__ = ["FusedForward", "UnfitError", "fused_class", "original_class"]
 
@@ -36,14 +37,17 @@ class _Slot:
         self.__name__ = "chain"
         self._layers = layers
         self._given: tuple[nn.Module, ...] = ()
-        self._chain: Chain | None = None
+        self._run: Callable[..., Tensor] | None = None
 
     def __call__(self, input: Tensor, residual: tuple[Tensor, ...], *given: nn.Module) -> Tensor:
-        if self._chain is None or self._given != given:
+        if self._run is None or self._given != given:
             rest = iter(given)
-            self._chain = Chain([next(rest) if layer is None else layer for layer in self._layers])
+            layers = [next(rest) if layer is None else layer for layer in self._layers]
+            # Exchanged since the trace for layers of another kind?
+            one = chains(layers) == [range(len(layers))]
+            self._run = Chain(layers) if one else functools.partial(one_by_one, layers)
             self._given = given
-        return self._chain(input, *residual)
+        return self._run(input, *residual)
 
 
 class _Tracer(fx.Tracer):
@@ -273,12 +277,12 @@ def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
 class FusedForward:
     """First base of a module whose forward has chains; the second is the user's class."""
 
-    def forward(self, *arguments: Any, **named: Any) -> Any:
+    def _run(self, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if not named and not torch.compiler.is_compiling() and not torch.jit.is_tracing():
             plan = self._plan_now()
             if plan is not None and plan.fits(self, arguments):  # type: ignore[arg-type]
                 return plan(self, arguments)  # type: ignore[arg-type]
-        return super().forward(*arguments, **named)  # type: ignore[misc]
+        return original_class(type(self)).forward(self, *arguments, **named)  # type: ignore[arg-type]
 
     def _plan_now(self) -> _Plan | None:
         """That of the mode, train or eval, made at the first call."""
@@ -290,6 +294,11 @@ class FusedForward:
             except UnfitError:
                 plans[training] = None
         return plans[training]
+
+    def __prepare_scriptable__(self) -> Any:
+        """TorchScript compiles the user's own forward: from then on it is that again."""
+        self.__class__ = original_class(type(self))  # type: ignore[assignment, arg-type]
+        return self
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         state = {name: value for name, value in self.__dict__.items() if name != "_plan"}
@@ -307,7 +316,17 @@ _classes: dict[type[nn.Module], Any] = {}
 def fused_class(cls: type[nn.Module]) -> Any:
     """``cls`` with a forward that runs chains."""
     if cls not in _classes:
-        names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}
+
+        @functools.wraps(cls.forward)  # fx and inspect see its signature
+        def forward(self: FusedForward, *arguments: Any, **named: Any) -> Any:
+            return self._run(arguments, named)
+
+        names = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "forward": forward,
+        }
         _classes[cls] = type(cls.__name__, (FusedForward, cls), names)
     return _classes[cls]
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fastnn import functional
+from fastnn import functional, modules
 from fastnn.modules.chain import Sum
 
 __all__ = ["layer_of", "may_overwrite", "use_own_functions"]
@@ -17,7 +17,7 @@ Make = Callable[..., nn.Module]
 
 
 def _dropout(p: float = 0.5, training: bool = True, inplace: bool = False) -> nn.Module:
-    return nn.Dropout(p, inplace).train(training)
+    return modules.Dropout(p, inplace).train(training)
 
 
 def _max_pool(layer: Make) -> Make:
@@ -41,45 +41,45 @@ def _in_place(layer: Make) -> Make:
 
 # Function -> what makes the layer from the arguments behind the input: the layers take the same, but where noted.
 _FUNCTIONS: dict[Any, Make] = {
-    F.relu: nn.ReLU,
-    F.leaky_relu: nn.LeakyReLU,
-    F.elu: nn.ELU,
-    F.selu: nn.SELU,
-    F.celu: nn.CELU,
-    F.relu6: nn.ReLU6,
-    F.hardtanh: nn.Hardtanh,
-    F.gelu: nn.GELU,
-    F.silu: nn.SiLU,
-    F.mish: nn.Mish,
-    F.softplus: nn.Softplus,
-    F.softsign: nn.Softsign,
-    F.hardswish: nn.Hardswish,
-    F.hardsigmoid: nn.Hardsigmoid,
-    F.sigmoid: nn.Sigmoid,
-    F.tanh: nn.Tanh,
-    torch.relu: nn.ReLU,
-    torch.relu_: _in_place(nn.ReLU),
-    torch.sigmoid: nn.Sigmoid,
-    torch.tanh: nn.Tanh,
-    F.max_pool1d: _max_pool(nn.MaxPool1d),
-    F.max_pool2d: _max_pool(nn.MaxPool2d),
-    F.max_pool3d: _max_pool(nn.MaxPool3d),
-    F.avg_pool1d: nn.AvgPool1d,
-    F.avg_pool2d: nn.AvgPool2d,
-    F.avg_pool3d: nn.AvgPool3d,
-    F.adaptive_max_pool1d: nn.AdaptiveMaxPool1d,
-    F.adaptive_max_pool2d: nn.AdaptiveMaxPool2d,
-    F.adaptive_max_pool3d: nn.AdaptiveMaxPool3d,
-    F.adaptive_avg_pool1d: nn.AdaptiveAvgPool1d,
-    F.adaptive_avg_pool2d: nn.AdaptiveAvgPool2d,
-    F.adaptive_avg_pool3d: nn.AdaptiveAvgPool3d,
+    F.relu: modules.ReLU,
+    F.leaky_relu: modules.LeakyReLU,
+    F.elu: modules.ELU,
+    F.selu: modules.SELU,
+    F.celu: modules.CELU,
+    F.relu6: modules.ReLU6,
+    F.hardtanh: modules.Hardtanh,
+    F.gelu: modules.GELU,
+    F.silu: modules.SiLU,
+    F.mish: modules.Mish,
+    F.softplus: modules.Softplus,
+    F.softsign: modules.Softsign,
+    F.hardswish: modules.Hardswish,
+    F.hardsigmoid: modules.Hardsigmoid,
+    F.sigmoid: modules.Sigmoid,
+    F.tanh: modules.Tanh,
+    torch.relu: modules.ReLU,
+    torch.relu_: _in_place(modules.ReLU),
+    torch.sigmoid: modules.Sigmoid,
+    torch.tanh: modules.Tanh,
+    F.max_pool1d: _max_pool(modules.MaxPool1d),
+    F.max_pool2d: _max_pool(modules.MaxPool2d),
+    F.max_pool3d: _max_pool(modules.MaxPool3d),
+    F.avg_pool1d: modules.AvgPool1d,
+    F.avg_pool2d: modules.AvgPool2d,
+    F.avg_pool3d: modules.AvgPool3d,
+    F.adaptive_max_pool1d: modules.AdaptiveMaxPool1d,
+    F.adaptive_max_pool2d: modules.AdaptiveMaxPool2d,
+    F.adaptive_max_pool3d: modules.AdaptiveMaxPool3d,
+    F.adaptive_avg_pool1d: modules.AdaptiveAvgPool1d,
+    F.adaptive_avg_pool2d: modules.AdaptiveAvgPool2d,
+    F.adaptive_avg_pool3d: modules.AdaptiveAvgPool3d,
     F.dropout: _dropout,
 }
 _METHODS: dict[str, Make] = {
-    "relu": nn.ReLU,
-    "relu_": _in_place(nn.ReLU),
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
+    "relu": modules.ReLU,
+    "relu_": _in_place(modules.ReLU),
+    "sigmoid": modules.Sigmoid,
+    "tanh": modules.Tanh,
 }
 
 

@@ -34,6 +34,18 @@ def codes(shape):
     return torch.zeros(shape, dtype=torch.uint8)
 
 
+def chain_sample(size, output_size, ints, p):
+    """ints: norm, activation, pooling, count_include_pad, divisor, seed, offset, layout, residual, windows."""
+    training, residual = ints[0] == 2, ints[8] == 1
+    t, weight, bias = x(*size), x(3), x(3)
+    var, mean = torch.var_mean(t.detach(), [0, *range(2, t.dim())], correction=0)
+    invstd = (var + 1e-5).rsqrt()
+    y = plain(*output_size) if residual else None
+    coefficients = torch.stack([mean, weight.detach() * invstd, bias.detach()])
+    kept = (y, None, coefficients, mean, invstd if training else var)
+    return x(*output_size), t, weight, bias, *kept, ints, [1e-5, 0.0, 0.0, p], [True, True, True, residual]
+
+
 CONV = ([1, 2], [1, 0], [1, 1], False, [0, 0], 1)
 TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
 
@@ -66,6 +78,10 @@ PRIVATE = {
     "_batch_norm_backward": [
         (x(4, 3, 5), x(4, 3, 5), x(3), torch.zeros(3), torch.ones(3), training, 1e-5, [True, True, True])
         for training in (True, False)
+    ],
+    "_chain_backward": [
+        chain_sample((4, 3, 4, 4), (4, 3, 2, 2), [2, 0, 2, 1, 0, 7, 8, 0, 0, *windows(2, 2, 2)], 0.5),
+        chain_sample((4, 3, 5), (4, 3, 5), [1, 0, 0, 0, 0, 0, 0, 0, 1, *[0] * 14], 0.0),
     ],
     "_layer_norm": [
         (x(4, 3, 5), 1, x(5), x(5), 1e-5, False),

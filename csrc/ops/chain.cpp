@@ -170,14 +170,14 @@ Tensor layer_by_layer(const Tensor& x, const OptionalTensor& weight, const Optio
     static const auto op = handle<Tensor(const Tensor&, int64_t, double, double)>("fastnn::_activation");
     y = op.call(y, stages.activation(), stages.reals[Stages::kA], stages.reals[Stages::kB]);
   }
-  const auto windows = stages.windows();
   if (stages.is_max()) {
     static const auto op =
         handle<std::tuple<Tensor, Tensor>(const Tensor&, at::IntArrayRef, bool)>("fastnn::_max_pool");
-    y = std::get<0>(op.call(y, windows.list(), false));
+    y = std::get<0>(op.call(y, stages.windows().list(), false));
   } else if (stages.pools()) {
     static const auto op = handle<Tensor(const Tensor&, at::IntArrayRef, bool, int64_t)>("fastnn::_avg_pool");
-    y = op.call(y, windows.list(), stages.ints[Stages::kPadCounts] != 0, stages.ints[Stages::kDivisor]);
+    y = op.call(y, stages.windows().list(), stages.ints[Stages::kPadCounts] != 0,
+                stages.ints[Stages::kDivisor]);
   }
   const double p = stages.reals[Stages::kP];
   if (p == 0) return y;
@@ -214,6 +214,9 @@ Tensors backward_autograd(const Tensor& dy, const Tensor& x, const OptionalTenso
   if (mask[3]) gradients[3] = dz;
   if (wanted.empty()) return {Tensor(), Tensor(), Tensor(), gradients[3]};
   const Tensor z = layer_by_layer(x, weight, bias, mean, spread, stages);
+  std::optional<pybind11::gil_scoped_release>
+      no_gil;  // held while a compiler traces; the engine refuses that
+  if (PyGILState_Check()) no_gil.emplace();
   const auto found =
       z.is_same(x) ? variable_list{dz}
                    : torch::autograd::grad({z}, wanted, {dz}, /*retain_graph=*/true, /*create_graph=*/true);

@@ -19,7 +19,7 @@ from fastnn.functional._route import compiling, has_torch_function
 from fastnn.modules import activation, batchnorm, conv, dropout, linear, pooling
 from fastnn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Chain", "Sum", "chains", "is_normalization", "is_plain"]
+__all__ = ["Chain", "Sum", "chains", "is_normalization", "one_by_one"]
 
 Stage = Callable[[Any, Any], None]  # (the call, the layer)
 
@@ -143,13 +143,14 @@ for _module in (activation, batchnorm, conv, dropout, linear, pooling):
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Nobody watches or replaces the layer's forward: no hooks, no ``forward`` of the instance's own."""
+    """Nobody watches or replaces the layer's forward: no hooks, no ``forward`` of the instance's own, one output."""
     return not (
         layer._forward_hooks
         or layer._forward_pre_hooks
         or layer._backward_hooks
         or layer._backward_pre_hooks
         or "forward" in vars(layer)
+        or vars(layer).get("return_indices")
     )
 
 
@@ -172,7 +173,7 @@ class Chain:
             or _has_any_global_hook()
             or not all(map(is_plain, self.layers))
         )
-        return self._run(input, residual) if as_one else _one_by_one(self.layers, input, residual)
+        return self._run(input, residual) if as_one else one_by_one(self.layers, input, *residual)
 
     def _run(self, input: Tensor, residual: tuple[Tensor, ...]) -> Tensor:
         norm = self._norm
@@ -195,7 +196,7 @@ class Chain:
         output: Tensor | None = call.run(made, self._maker is not None)
         if output is None:  # a mode, or arguments that there is no kernel for
             rest = [layer for layer, _ in self._behind]
-            return _one_by_one(rest if norm is None else [norm, *rest], made, residual)
+            return one_by_one(rest if norm is None else [norm, *rest], made, *residual)
         if norm is not None:
             _BatchNorm._count_batch(norm)
         return output
@@ -204,7 +205,8 @@ class Chain:
         return " + ".join(type(layer).__name__ for layer in self.layers)
 
 
-def _one_by_one(layers: Iterable[nn.Module], input: Tensor, residual: tuple[Tensor, ...]) -> Tensor:
+def one_by_one(layers: Iterable[nn.Module], input: Tensor, *residual: Tensor) -> Tensor:
+    """What a chain of these layers stands for."""
     for layer in layers:
         input = layer(input, *residual) if isinstance(layer, Sum) else layer(input)
     return input
@@ -263,11 +265,12 @@ class Folded:
 
 def is_normalization(layer: nn.Module) -> bool:
     """A layer of a chain behind which a sum gains most."""
-    return _STAGES.get(type(layer), (None,))[0] == _NORM
+    return _place(layer) == _NORM
 
 
-def _eligible(layer: nn.Module) -> bool:
-    return type(layer) in _STAGES and is_plain(layer) and not getattr(layer, "return_indices", False)
+def _place(layer: nn.Module) -> int | None:
+    known = type(layer) in _STAGES and not vars(layer).get("return_indices")
+    return _STAGES[type(layer)][0] if known else None
 
 
 def chains(layers: Sequence[nn.Module]) -> list[range]:
@@ -275,9 +278,11 @@ def chains(layers: Sequence[nn.Module]) -> list[range]:
     found = []
     at = 0
     while at < len(layers):
-        places = [_STAGES[type(layer)][0] if _eligible(layer) else None for layer in layers[at:]]
+        places = [_place(layer) for layer in layers[at:]]
         end, last = at, -1
         while end < len(layers) and (place := places[end - at]) is not None and place > last:
+            if place > _ACTIVATION and _SUM in places[: end - at]:
+                break
             last = place
             end += 1
         start = at
