@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastnn import _C
+from fastnn.fuse import chain_members
 from fastnn.modules._base import Native
 
 
@@ -104,10 +105,13 @@ def explain(model: nn.Module, *inputs: Any, **kwargs: Any) -> Explanation:
         collect()
         stack.pop()
 
+    # A hook would end the fusion of a layer that runs in a chain.
+    members = chain_members(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(enter(name)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+        if module not in members:
+            handles.append(module.register_forward_pre_hook(enter(name)))
+            handles.append(module.register_forward_hook(leave, always_call=True))
     _C.start_recording()
     try:
         with torch.no_grad(), torch.random.fork_rng():
@@ -124,7 +128,12 @@ def explain(model: nn.Module, *inputs: Any, **kwargs: Any) -> Explanation:
     result = Explanation()
     for name, module in model.named_modules():
         calls = seen.get(name, [])
-        if name in leaves or any(calls):
+        if module in members:
+            ran = [r for call in seen.get(members[module], []) for r in call]
+            native = bool(ran) and not any(reason for _, _, reason in ran)
+            where = members[module] or "(model)"
+            result.rows.append(Row(name, type(module).__name__, native, f"in a chain of {where}", 0))
+        elif name in leaves or any(calls):
             result.rows.append(_summarise(name, module, calls))
     return result
 

@@ -30,6 +30,10 @@ class FusedSequential(nn.Sequential):
         """The chains that a call runs now."""
         return [step for step in self._steps() if isinstance(step, Chain)]
 
+    def chain_members(self) -> list[nn.Module]:
+        """The layers that the chains take."""
+        return [layer for chain in self.chains() for layer in chain.layers]
+
     def _run(self, input: Tensor) -> Tensor:
         for step in self._steps():
             input = step(input)
@@ -134,3 +138,9 @@ def unfuse(model: nn.Module) -> int:
         module.__dict__.pop("_plan", None)
         count += 1
     return count
+
+
+def chain_members(model: nn.Module) -> dict[nn.Module, str]:
+    """Every layer that runs in a chain, and the name of the container that runs it."""
+    fused = ((n, m) for n, m in model.named_modules() if isinstance(m, (FusedSequential, FusedForward)))
+    return {layer: name for name, container in fused for layer in container.chain_members()}

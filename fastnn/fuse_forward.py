@@ -191,7 +191,7 @@ class _Plan:
             module.__class__ = now
         self._values.pop("training", None)
         self.arguments = len(required)
-        self.chains = _replace_chains(graph, module)
+        self.chains, self.members = _replace_chains(graph, module)
         use_own_functions(graph)
         code = graph.python_code("self")
         space: dict[str, Any] = dict(code.globals)
@@ -253,15 +253,17 @@ def _may_wait(run: _Run, until: fx.Node, order: list[fx.Node], module: nn.Module
     return not any(may_overwrite(node, module) for node in between if node not in run.nodes)
 
 
-def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
-    """Turns runs of layers in the graph into calls of a chain each; returns them in words."""
-    words = []
+def _replace_chains(graph: fx.Graph, module: nn.Module) -> tuple[list[str], list[str]]:
+    """Turns runs of layers in the graph into calls of a chain each; returns these in words, and the names of layers."""
+    words: list[str] = []
+    members: list[str] = []
     for run in _runs(graph, module):
         for found in chains(run.layers):
             nodes, layers = run.nodes[found.start : found.stop], run.layers[found.start : found.stop]
             words.append(repr(Chain(layers)))
             named = [node.op == "call_module" for node in nodes]
             names = [str(node.target) for node in nodes if node.op == "call_module"]
+            members += names
             slot = _Slot([None if name else layer for name, layer in zip(named, layers, strict=True)])
             residual = tuple(run.residuals[node] for node in nodes if node in run.residuals)
             sources = nodes[0].all_input_nodes
@@ -271,7 +273,7 @@ def _replace_chains(graph: fx.Graph, module: nn.Module) -> list[str]:
             nodes[-1].replace_all_uses_with(call)
             for node in reversed(nodes):
                 graph.erase_node(node)
-    return words
+    return words, members
 
 
 class FusedForward:
@@ -294,6 +296,12 @@ class FusedForward:
             except UnfitError:
                 plans[training] = None
         return plans[training]
+
+    def chain_members(self) -> list[nn.Module]:
+        """The layers that the chains take in the present mode."""
+        plan = self._plan_now()
+        names = [] if plan is None else plan.members
+        return [self.get_submodule(name) for name in names]  # type: ignore[attr-defined]
 
     def __prepare_scriptable__(self) -> Any:
         """TorchScript compiles the user's own forward: from then on it is that again."""

@@ -489,6 +489,14 @@ def test_profiler():
     assert {"fastnn::_chain", "fastnn::_chain_backward", "ChainBackward"} <= names
 
 
+def test_explain():
+    _, fused = pair(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    seen = fastnn.explain(fused, torch.randn(2, 3, 8, 8))
+    assert seen.native == ["", "0", "1", "2", "4"]
+    assert "chain" in str(seen) and "in a chain of (model)" in str(seen)
+    assert step(fused, torch.randn(2, 3, 8, 8))[2]
+
+
 def test_checkpoint():
     x = torch.randn(2, 3, 8, 8, requires_grad=True)
     _, fused = pair(nn.BatchNorm2d(3), nn.ReLU(), nn.Dropout(0.5))
