@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from test_fuse import check, step
+from chain_support import check, step
 from torch import nn
 
 import fastnn

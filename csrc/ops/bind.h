@@ -25,8 +25,7 @@ inline bool is_small(const at::Tensor& t) {
   constexpr int64_t kSmall = 16384;
   if (!t.defined()) return true;
   const c10::TensorImpl& impl = *t.unsafeGetTensorImpl();
-  const bool plain_size =
-      !impl.has_symbolic_sizes_strides() && !impl.key_set().has(c10::DispatchKey::Python);
+  const bool plain_size = !impl.has_symbolic_sizes_strides() && !impl.key_set().has(c10::DispatchKey::Python);
   return t.is_cpu() && plain_size && t.numel() <= kSmall;
 }
 inline bool is_small(const std::optional<at::Tensor>& t) {

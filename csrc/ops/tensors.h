@@ -29,7 +29,8 @@ inline bool needs_grad(const std::optional<Tensor>& t) {
   return t && needs_grad(*t);
 }
 
-// Takes part in forward-mode differentiation. The first question is a look at a pointer, _fw_grad() two calls.
+// Takes part in forward-mode differentiation. The first question is a look at a pointer, _fw_grad() two
+// calls.
 inline bool has_tangent(const Tensor& t) {
   if (!t.defined()) return false;
   const auto* meta =
