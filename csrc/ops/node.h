@@ -38,23 +38,14 @@ using Saved = std::array<Tensor, n>;
 template <int n>
 using Wanted = std::array<bool, n>;
 
-// torch's pointer to a node: intrusive since torch 2.13, shared before. Templates, so that only one branch
-// has to compile.
-using NodePtr = decltype(torch::autograd::Edge::function);
+// torch's pointers to nodes are intrusive since torch 2.13, and shared before. A template, so that only one
+// branch has to compile.
 template <class Node, class Base = torch::autograd::Node>
 auto new_node(typename Node::Arguments arguments) {
   if constexpr (requires(Base& base) { base.shared_from_this(); }) {
     return std::shared_ptr<Node>(new Node(std::move(arguments)), [](Base* node) { deleteNode(node); });
   } else {
     return c10::make_intrusive<Node>(std::move(arguments));
-  }
-}
-template <class Base>
-NodePtr pointer_to(Base* node) {
-  if constexpr (requires { node->shared_from_this(); }) {
-    return node->shared_from_this();
-  } else {
-    return NodePtr::reclaim_copy(node);
   }
 }
 
@@ -68,13 +59,13 @@ class GradientNode final : public torch::autograd::Node {
 
   // Declares the next output of the op.
   GradientNode& output(const Tensor& y) {
-    torch::autograd::set_history(y, pointer_to<torch::autograd::Node>(this));
+    torch::autograd::set_history(y, getptr());
     return *this;
   }
   // Declares x, overwritten by the op, as the next output.
   GradientNode& overwritten(const Tensor& x) {
     torch::autograd::impl::bump_version(x);
-    torch::autograd::rebase_history(x, pointer_to<torch::autograd::Node>(this));
+    torch::autograd::rebase_history(x, getptr());
     return *this;
   }
   // Keeps an input, an output (after output()) or anything else for the backward.
@@ -129,7 +120,7 @@ class GradientNode final : public torch::autograd::Node {
  private:
   Saved<kSaved> unpacked() {
     Saved<kSaved> tensors;
-    for (int i = 0; i < kSaved; ++i) tensors[i] = saved_[i].unpack(pointer_to<torch::autograd::Node>(this));
+    for (int i = 0; i < kSaved; ++i) tensors[i] = saved_[i].unpack(getptr());
     return tensors;
   }
   Wanted<kInputs> wanted() const {
