@@ -10,7 +10,8 @@ import dis
 import functools
 import inspect
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -143,20 +144,36 @@ def _look_through(function: Any) -> None:
             raise UnfitError("its forward has inner functions, imports, with or try blocks")
 
 
-def _watched(cls: type[nn.Module], values: dict[str, Any]) -> type[nn.Module]:
-    """The class while it is traced: plain values that are read go into ``values``, methods are looked through."""
+_OWN = frozenset(dir(nn.Module()))  # attributes that every module has
+_Read = tuple[str, str]  # name of a module, attribute
 
+
+@contextmanager
+def _watching(module: nn.Module, values: dict[_Read, Any]) -> Iterator[None]:
+    """While this lasts, plain values that are read from the module or one below it go into ``values``, and methods
+    that are called are looked through.
+    """
+    before = {m: type(m) for m in module.modules()}
+    try:
+        for name, m in module.named_modules():
+            m.__class__ = _watched(type(m), name, values)
+        yield
+    finally:
+        for m, cls in before.items():
+            m.__class__ = cls
+
+
+def _watched(cls: type[nn.Module], path: str, values: dict[_Read, Any]) -> type[nn.Module]:
     class Watched(cls):  # type: ignore[valid-type, misc]
         def __getattribute__(self, name: str) -> Any:
             value = super().__getattribute__(name)
-            if isinstance(value, types.MethodType) and hasattr(nn.Module, name) and name != "forward":
-                return value
             if isinstance(value, types.MethodType):
-                _look_through(value.__func__)
+                if name not in _OWN and not cls.__module__.startswith("torch."):
+                    _look_through(value.__func__)
             elif isinstance(value, _VALUES):
-                values[name] = value
-            elif not name.startswith("__") and name not in ("_modules", "_parameters", "_buffers"):
-                if not isinstance(value, (nn.Module, Tensor, type)) and not hasattr(nn.Module(), name):
+                values[path, name] = value
+            elif name not in _OWN and not isinstance(value, (nn.Module, Tensor, type)):
+                if path == "" or not cls.__module__.startswith("torch."):
                     raise UnfitError(f"its forward reads self.{name}, {type(value).__name__}")
             return value
 
@@ -175,12 +192,13 @@ class _Plan:
                 required.append(parameter.name)
             else:
                 optional[parameter.name] = parameter.default
-        self._values: dict[str, Any] = {}
-        now = module.__class__
+        self._values: dict[_Read, Any] = {}
+        now = type(module)
+        module.__class__ = cls
         try:
-            module.__class__ = _watched(cls, self._values)
             _look_through(cls.forward)
-            graph = _Tracer().trace(module, concrete_args=optional)
+            with _watching(module, self._values):
+                graph = _Tracer().trace(module, concrete_args=optional)
         except UnfitError:
             raise
         except Exception as error:
@@ -189,7 +207,7 @@ class _Plan:
             ) from None
         finally:
             module.__class__ = now
-        self._values.pop("training", None)
+        self._values = {read: v for read, v in self._values.items() if read != ("", "training")}
         self.arguments = len(required)
         self.chains, self.members = _replace_chains(graph, module)
         use_own_functions(graph)
@@ -202,7 +220,9 @@ class _Plan:
     def fits(self, module: nn.Module, arguments: tuple[Any, ...]) -> bool:
         if len(arguments) != self.arguments or not all(isinstance(a, Tensor) for a in arguments):
             return False
-        return all(getattr(module, name) == value for name, value in self._values.items())
+        return all(
+            getattr(module.get_submodule(path), name) == value for (path, name), value in self._values.items()
+        )
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> Any:
         return self._forward(module, *arguments, *self._optional)

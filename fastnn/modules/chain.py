@@ -166,7 +166,7 @@ class Chain:
         self._folded = Folded(self._maker, self._norm) if self._maker and self._norm else None
 
     def __call__(self, input: Tensor, *residual: Tensor) -> Tensor:
-        as_one = not (
+        as_one = isinstance(input, Tensor) and not (
             compiling()
             or has_torch_function((input, *residual))
             or torch.jit.is_tracing()
