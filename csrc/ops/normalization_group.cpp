@@ -199,7 +199,7 @@ Tensors group_norm_backward_autograd(const Tensor& dy, const Tensor& x, int64_t 
   const Normalised n(grouped(x), has_weight ? slope * weight->to(type).reshape_symint({G, C / G, 1}) : slope,
                      {2, 3}, eps, false);
   const auto parameter = [&](bool wants, const Tensor& t) {
-    return wants ? t.sum(IntArrayRef{0, 3}).reshape_symint({C}).to(wanted)
+    return wants ? t.sum(at::IntArrayRef{0, 3}).reshape_symint({C}).to(wanted)
                  : at::empty({0}, x.options().dtype(wanted));
   };
   return {
