@@ -59,57 +59,22 @@ class _Tracer(fx.Tracer):
 
 
 _VALUES = (bool, int, float, str, type(None))
+_MODULES = ("torch", "fastnn", "math", "operator", "_operator")
 _BUILTINS = {
-    "enumerate",
-    "float",
-    "int",
-    "len",
-    "list",
-    "max",
-    "min",
-    "range",
-    "reversed",
-    "super",
-    "tuple",
-    "zip",
-}
-# Attributes of torch, Tensor and others whose answer a trace would freeze.
+    "enumerate", "float", "int", "len", "list", "max", "min", "range", "reversed", "super", "tuple", "zip",
+}  # fmt: skip
+# Attributes of torch, Tensor and others: their answers a trace would freeze, or what they do it would drop.
 _FROZEN = {
-    *(
-        "bernoulli",
-        "bernoulli_",
-        "is_autocast_enabled",
-        "is_grad_enabled",
-        "is_tensor",
-        "initial_seed",
-        "manual_seed",
-    ),
-    *(
-        "normal",
-        "rand",
-        "rand_like",
-        "randint",
-        "randn",
-        "randn_like",
-        "randperm",
-        "random",
-        "uniform_",
-        "device_count",
-    ),
-    *(
-        "empty",
-        "full",
-        "no_grad",
-        "enable_grad",
-        "set_grad_enabled",
-        "ones",
-        "tensor",
-        "zeros",
-        "arange",
-        "autocast",
-    ),
-    *("data", "grad", "requires_grad_", "register_hook", "retain_grad", "detach_", "set_", "print"),
-}
+    "is_autocast_enabled", "is_grad_enabled", "is_tensor", "device_count", "initial_seed", "manual_seed", "random",
+    "normal", "bernoulli", "bernoulli_", "uniform_", "rand", "rand_like", "randint", "randn", "randn_like",
+    "randperm", "empty", "full", "ones", "zeros", "tensor", "arange", "no_grad", "enable_grad", "set_grad_enabled",
+    "autocast", "data", "grad", "requires_grad_", "register_hook", "retain_grad", "backward", "autograd", "detach_",
+    "set_", "print", "checkpoint", "jit", "compile", "func", "vmap", "distributed", "cuda",
+}  # fmt: skip
+_LASTING = (
+    "STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF", "DELETE_ATTR", "DELETE_GLOBAL", "DELETE_SUBSCR",
+)  # fmt: skip
+_ELSEWHERE = ("IMPORT_", "MAKE_FUNCTION", "YIELD", "SETUP_", "PUSH_EXC", "BEFORE_WITH")
 
 
 def _look_through(function: Any) -> None:
@@ -117,30 +82,22 @@ def _look_through(function: Any) -> None:
     code = getattr(function, "__code__", None)
     if code is None:
         raise UnfitError("its forward is not a Python function")
+    if set(code.co_freevars) - {"__class__"}:
+        raise UnfitError("its forward is decorated, or uses variables of a function around it")
     for instruction in dis.get_instructions(code):
-        name = instruction.argval
-        if instruction.opname == "LOAD_GLOBAL":
+        name, kind = instruction.argval, instruction.opname
+        if kind == "LOAD_GLOBAL":
             value = function.__globals__.get(name, getattr(builtins, name, None))
-            home = (
-                value.__name__ if isinstance(value, types.ModuleType) else getattr(value, "__module__", None)
-            )
-            known = str(home).split(".")[0] in ("torch", "fastnn") or home in (
-                "math",
-                "operator",
-                "_operator",
-            )
-            if not (known or name in _BUILTINS or isinstance(value, _VALUES)) or name in _FROZEN:
+            is_module = isinstance(value, types.ModuleType)
+            home = value.__name__ if is_module else getattr(value, "__module__", None)
+            known = str(home).split(".")[0] in _MODULES or name in _BUILTINS or isinstance(value, _VALUES)
+            if not known or name in _FROZEN:
                 raise UnfitError(f"its forward uses {name}")
-        elif instruction.opname.startswith(
-            ("STORE_ATTR", "STORE_GLOBAL", "STORE_SUBSCR", "STORE_DEREF", "DELETE_")
-        ):
-            if not instruction.opname.startswith("DELETE_FAST"):
-                raise UnfitError("its forward changes what outlives the call")
-        elif instruction.opname.startswith(("LOAD_ATTR", "LOAD_METHOD", "IMPORT_")) and name in _FROZEN:
+        elif kind.startswith(("LOAD_ATTR", "LOAD_METHOD")) and name in _FROZEN:
             raise UnfitError(f"its forward uses {name}")
-        elif instruction.opname.startswith(
-            ("IMPORT_", "MAKE_FUNCTION", "YIELD", "SETUP_", "PUSH_EXC", "BEFORE_WITH")
-        ):
+        elif kind in _LASTING:
+            raise UnfitError("its forward changes what outlives the call")
+        elif kind.startswith(_ELSEWHERE):
             raise UnfitError("its forward has inner functions, imports, with or try blocks")
 
 
@@ -268,9 +225,12 @@ def _runs(graph: fx.Graph, module: nn.Module) -> list[_Run]:
 
 
 def _may_wait(run: _Run, until: fx.Node, order: list[fx.Node], module: nn.Module) -> bool:
-    """Whether a run may begin as late as at ``until``: nothing is overwritten in between."""
+    """Whether a run may begin as late as at ``until``: in between nothing is overwritten, and none of its layers runs."""
     between = order[order.index(run.nodes[0]) : order.index(until)]
-    return not any(may_overwrite(node, module) for node in between if node not in run.nodes)
+    others = [node for node in between if node not in run.nodes]
+    called = [module.get_submodule(str(node.target)) for node in others if node.op == "call_module"]
+    shared = any(layer in called_layer.modules() for called_layer in called for layer in run.layers)
+    return not shared and not any(may_overwrite(node, module) for node in others)
 
 
 def _replace_chains(graph: fx.Graph, module: nn.Module) -> tuple[list[str], list[str]]:

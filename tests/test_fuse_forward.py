@@ -178,6 +178,18 @@ def test_sum_behind_an_overwritten_input():
         assert torch.equal(fused(X), model(X))
 
 
+def test_sum_behind_the_same_layer():
+    """A layer that is called twice counts its batches in the order of the calls."""
+
+    class Twice(Layers):
+        def forward(self, x):
+            y = self.bn(x)
+            z = self.bn(x * 3 + 1)
+            return self.relu(y + z)
+
+    check(*pair(Twice)[:2], X, chain=True)
+
+
 def test_sum_second_derivatives():
     model, fused, _ = pair(Sums.Plain)
     model.double(), fused.double()
@@ -251,6 +263,13 @@ class Unfit:
 
         def forward(self, *x):
             return self.relu(self.bn(x[0]))
+
+    class Decorated(Layers):
+        """decorated"""
+
+        @torch.no_grad()
+        def forward(self, x):
+            return self.relu(self.bn(x))
 
     class Child(Layers):
         """uses print"""
