@@ -18,11 +18,11 @@ THREADS = torch.get_num_threads()
 
 def _cases(metafunc):
     """The list `cases` that stands on the test function, or `<name>_cases` of its class (see support.Family)."""
-    own = getattr(metafunc.function, "cases", None)
-    if own is not None:
-        return own
-    name = metafunc.function.__name__.removeprefix("test_")
-    return getattr(metafunc.cls, f"{name}_cases", metafunc.cls.parity_cases)
+    found = getattr(metafunc.function, "cases", None)
+    if found is None:
+        name = metafunc.function.__name__.removeprefix("test_")
+        found = getattr(metafunc.cls, f"{name}_cases", metafunc.cls.parity_cases)
+    return [case for case in found if case.in_this_torch]
 
 
 def pytest_generate_tests(metafunc):
