@@ -64,7 +64,8 @@ class Case:
     def name(self) -> str:
         """For example `Conv2d(4, 6, 3, stride=2) 2x4x9x8 eval`; unique within a list."""
         arguments = [repr(a) for a in self.args] + [f"{k}={v!r}" for k, v in self.kwargs.items()]
-        parts = [f"{self.layer}({', '.join(arguments)})", "x".join(map(str, self.shape)) or "scalar"]
+        fused = "fused " if self.family == "fused" else ""
+        parts = [f"{fused}{self.layer}({', '.join(arguments)})", "x".join(map(str, self.shape)) or "scalar"]
         parts += [f"{k}={v!r}" for k, v in self.call.items()]
         parts += [self.values] if self.values != "normal" else []
         parts += [] if self.train else ["eval"]
