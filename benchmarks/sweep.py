@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+import fastnn
 from fastnn.bench.measure import PASSES, forward_of, threads, training_of
 from fastnn.bench.results import machine
 from fastnn.testing.cases import Case
@@ -117,17 +118,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--layer", choices=LAYERS, action="append", help="only this one; writes no files")
+    parser.add_argument(
+        "--least", type=int, default=0, metavar="MB", help="only from this size on; writes no files"
+    )
+    parser.add_argument("--retain", choices=("pages", "huge"), help="on memory that stays; writes no files")
     parser.add_argument("--threads", type=int, help="threads of both sides")
     parser.add_argument("--draw", action="store_true", help="only draws the plot from the results that exist")
     options = parser.parse_args()
     if options.draw:
         draw(json.loads(RESULTS.read_text(encoding="utf-8")), PLOT)
         return
-    layers = options.layer or LAYERS
+    layers, powers = options.layer or LAYERS, [p for p in POWERS if 2**p >= options.least << 20]
+    if options.retain:
+        fastnn.memory.retain(huge_pages=options.retain == "huge")
     rows: list[dict[str, Any]] = []
-    with threads(options.threads), Progress(len(layers) * len(POWERS), "sweep") as bar:
+    with threads(options.threads), Progress(len(layers) * len(powers), "sweep") as bar:
         for layer in layers:
-            for power in POWERS:
+            for power in powers:
                 bar.step(f"{layer} {size_text(2**power)}")
                 for row in measure(layer, power):
                     rows.append(row)
@@ -140,7 +147,7 @@ def main() -> None:
     slower = [row for row in rows if row["ratio"] < SLOWER]
     print(f"\n{len(slower)} of {len(rows)} slower than torch by more than 5%")
     print("\n".join(map(line, slower)))
-    if not options.layer:
+    if not (options.layer or options.least or options.retain):
         RESULTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         draw(result, PLOT)
 
