@@ -2,7 +2,17 @@
 
 import pytest
 import torch
-from support import Family, assert_same, case, check_raises, check_specials, pair, run, sprinkle
+from support import (
+    Family,
+    assert_same,
+    case,
+    check_raises,
+    check_specials,
+    distinct,
+    pair,
+    run,
+    sprinkle,
+)
 
 import fastnn
 from fastnn import functional as F
@@ -31,6 +41,8 @@ LAYERS = [
     ("LogSigmoid", {}),
     ("PReLU", {"num_parameters": 3}),
     ("RReLU", {}),
+    ("RReLU", {"lower": 0.25, "upper": 0.25}),
+    ("RReLU", {"lower": -0.5, "upper": -0.5}),
     ("Threshold", {"threshold": 0.1, "value": 20.0}),
     ("Tanhshrink", {}),
     ("Softshrink", {"lambd": 0.75}),
@@ -42,11 +54,14 @@ INPLACE = ("ReLU", "LeakyReLU", "ELU", "ReLU6", "SELU", "CELU", "SiLU", "Mish", 
 
 
 def layers(shape, pairs=LAYERS):
-    """A case per formula; RReLU in eval, where nothing is drawn; GLU halves an even number of channels."""
+    """A case per formula; RReLU in eval or with a single slope; GLU halves an even number of channels."""
     cases = []
     for name, kwargs in pairs:
         sizes = (shape[0], 4, *shape[2:]) if name == "GLU" else shape
-        cases.append(case(name, sizes, train=name != "RReLU", **kwargs))
+        one_slope = name == "RReLU" and kwargs
+        # torch has no RReLU of float16 in training on the CPU
+        dtypes = {"dtypes": ("float32", "float64", "bfloat16")} if one_slope else {}
+        cases.append(case(name, sizes, train=name != "RReLU" or bool(one_slope), **dtypes, **kwargs))
     return cases
 
 
@@ -184,16 +199,162 @@ def test_complex_falls_back():
         torch.testing.assert_close(getattr(F, name)(x), getattr(torch.nn.functional, name)(x))
 
 
+BOUNDS = [(1 / 8, 1 / 3), (0.0, 0.5), (-0.4, 0.3), (-0.5, -0.25)]  # the first alone keeps y for its gradient
+
+
+def drawn(shape=(5, 3, 7, 19), dtype=torch.float64, bounds=BOUNDS[0]):
+    """(x, slopes, dy) of a call after manual_seed(3): the slope of element i depends on nothing but i."""
+    torch.manual_seed(3)
+    slopes = -F.rrelu(torch.full(shape, -1.0, dtype=dtype), *bounds, training=True)
+    return torch.randn(shape, dtype=dtype), slopes, torch.randn(shape, dtype=dtype)
+
+
+def seeded_rrelu(bounds, inplace=False):
+    def function(x):
+        torch.manual_seed(3)
+        return F.rrelu(x.clone() if inplace else x, *bounds, training=True, inplace=inplace)
+
+    return function
+
+
 def test_rrelu_in_training():
     """Drawn slopes lie between the bounds, differ, and the gradient uses the same ones."""
     for one in (c for c in parity_cases("activation") if c.random and c.train and not c.inplace):
-        module = one.build("fastnn")
-        x = one.inputs()[0].requires_grad_()
-        y = module(x)
-        dy = torch.randn(y.shape)
-        (dx,) = torch.autograd.grad(y, x, dy)
-        assert random_layers.faults(module, x.detach(), y.detach(), dy, dx) == []
-        assert not torch.equal(y, module(x))
+        for dtype in ("float32", "float64", "bfloat16", "float16"):
+            module = one.build("fastnn")
+            x = one.inputs(dtype)[0].requires_grad_()
+            with fastnn.strict():
+                y = module(x)
+            dy = torch.randn(y.shape).to(y.dtype)
+            (dx,) = torch.autograd.grad(y, x, dy)
+            assert random_layers.faults(module, x.detach(), y.detach(), dy, dx) == []
+            assert not torch.equal(y, module(x))
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_rrelu_slopes(bounds, inplace, capability, strict):
+    """y and dx are products with the slopes of the call, whatever was drawn in between and however dy lies."""
+    x, slopes, dy = drawn(bounds=bounds)
+    x.view(-1)[::11] = 0.0
+    factor = torch.where(x > 0, torch.ones_like(x), slopes)
+    arranged = {
+        "contiguous": dy,
+        "strided": torch.stack([dy, dy], -1)[..., 0],
+        "channels_last": dy.contiguous(memory_format=torch.channels_last),
+        "expanded": dy[:1, :1, :1, :1].expand(dy.shape),
+    }
+    for gradient in arranged.values():
+        leaf = x.clone().requires_grad_()
+        y = seeded_rrelu(bounds, inplace)(leaf)
+        torch.rand(10)
+        assert torch.equal(y, factor * x)
+        (dx,) = torch.autograd.grad(y, leaf, gradient)
+        assert torch.equal(dx, factor * gradient)
+
+
+@pytest.mark.parametrize("lower", [-0.25, 0.0, 0.25])
+def test_rrelu_special_values(lower, capability):
+    """With one slope as torch: 0 has a slope, NaN has not, minus infinity times 0 is NaN in y and 0 in dx."""
+    one = case("RReLU", (3, 3, 67), lower, lower, dtypes=("float32", "float64"))
+    x = sprinkle(torch.randn(one.shape))
+    check_specials(one, x, signs=True)
+    theirs, ours = pair(one)
+    assert_same(run(one, ours, x), run(one, theirs, x))
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+@pytest.mark.parametrize("inplace", [False, True])
+def test_rrelu_derivatives(bounds, inplace):
+    """With the seed set before each call the slopes are constants."""
+    x = distinct((2, 3, 5)).requires_grad_()
+    function = seeded_rrelu(bounds, inplace)
+    with fastnn.strict():
+        assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_rrelu_second_derivative(bounds):
+    """dx is linear in dy: its derivative is a product with the same slopes, the derivative of x is nothing."""
+    x, slopes, dy = drawn(bounds=bounds)
+    x.requires_grad_(), dy.requires_grad_()
+    y = seeded_rrelu(bounds)(x)
+    (dx,) = torch.autograd.grad(y, x, dy, create_graph=True)
+    ddx = torch.randn_like(dx)
+    ddy, none = torch.autograd.grad(dx, (dy, x), ddx, allow_unused=True)
+    assert torch.equal(ddy, torch.where(x > 0, torch.ones_like(x), slopes) * ddx) and none is None
+
+
+@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
+def test_rrelu_inplace(bounds):
+    """The output is the input, in any dense layout; what may not be overwritten is refused as in torch."""
+    for x in (torch.randn(5, 67), torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)):
+        with fastnn.strict():
+            y = x.clone()
+            assert F.rrelu(y, *bounds, training=True, inplace=True) is y and y._version == 1
+        slope = (y / x)[x <= 0]
+        assert torch.equal(y[x > 0], x[x > 0]) and y.stride() == x.stride()
+        assert (slope >= bounds[0] - 1e-6).all() and (slope <= bounds[1] + 1e-6).all() and slope.var() > 0
+    ours, theirs = fastnn.RReLU(*bounds, inplace=True), torch.nn.RReLU(*bounds, inplace=True)
+    with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
+        ours(torch.randn(5).requires_grad_())
+    gaps = torch.randn(4, 6)[:, ::2].clone().t()[:, ::2]
+    check_raises(lambda: theirs(gaps.clone()), lambda: ours(gaps.clone()))
+    check_raises(lambda: theirs(torch.zeros(3, 1).expand(3, 4)), lambda: ours(torch.zeros(3, 1).expand(3, 4)))
+    base = torch.randn(6, 4, requires_grad=True)
+    view = (base * 1)[1:3]
+    ours(view).sum().backward()
+    assert base.grad[1:3].abs().min() > 0 and base.grad[0].abs().max() == 0
+
+
+def test_rrelu_saves_one_tensor():
+    """Seed and offset stand for the slopes; y, which the next layer keeps too, in place of x where it can be."""
+
+    def saved(bounds):
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            x = torch.randn(30, requires_grad=True)
+            y = F.rrelu(x, *bounds, training=True)
+        return [t.data_ptr() for t in kept], x.data_ptr(), y.data_ptr()
+
+    for bounds in BOUNDS:
+        kept, x, y = saved(bounds)
+        assert kept == [y if bounds[0] > 0 else x]
+
+
+def test_rrelu_of_few_numbers(strict):
+    for shape in ((0,), (0, 3), (2, 0, 4)):
+        x = torch.randn(shape, requires_grad=True)
+        y = fastnn.RReLU()(x)
+        y.sum().backward()
+        assert y.shape == x.grad.shape == x.shape
+    scalar = torch.tensor(-2.0)
+    assert 0.1 < -fastnn.RReLU(0.1, 0.2)(scalar).item() / 2 < 0.2 and scalar.item() == -2
+
+
+@pytest.mark.parametrize(
+    "bounds", [(0.5, 0.1), (float("nan"), 0.1), (0.1, float("inf")), (-1e300, 1e300)], ids=str
+)
+def test_rrelu_bounds(bounds):
+    """Bounds for which there is no kernel give what torch gives."""
+    x = torch.randn(5)
+    for inplace in (False, True):
+        check_raises(
+            lambda inplace=inplace: torch.nn.functional.rrelu(x.clone(), *bounds, True, inplace),
+            lambda inplace=inplace: F.rrelu(x.clone(), *bounds, True, inplace),
+        )
+
+
+def test_rrelu_is_explained():
+    layer = fastnn.RReLU()
+    assert fastnn.explain(layer, torch.randn(5)).rows[0].detail == "rrelu"
+    assert fastnn.explain(layer.eval(), torch.randn(5)).rows[0].detail == "leaky_relu"
+    with (
+        fastnn.strict(),
+        pytest.raises(RuntimeError, match="rrelu ran torch's own op: no kernel for these bounds"),
+    ):
+        F.rrelu(torch.ones(5), -1e38, 3e38, training=True)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 5), (2, 3, 4, 5), (3,), ()])

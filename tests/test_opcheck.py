@@ -54,6 +54,11 @@ PRIVATE = {
         (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
+    "_rrelu": [(x(40, 5), 0.1, 0.3, 7, 0), (x(2, 3, 4, 5, last=True), -0.1, 0.3, 7, 9)],
+    "_rrelu_backward": [
+        (x(40, 5), plain(40, 5), 0.1, 0.3, 7, 0),
+        (x(2, 3, 4, 5), x(2, 3, 4, 5, last=True), -0.1, 0.3, 7, 9),
+    ],
     "_batch_norm_train": [
         (x(4, 3, 5), x(3), x(3), torch.zeros(3), torch.ones(3), 0.1, 1e-5),
         (x(4, 3, 5, 6, last=True), x(3), x(3), torch.zeros(3), torch.ones(3), 0.1, 1e-5),
@@ -122,6 +127,9 @@ PRIVATE = {
 }
 
 
+DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+
+
 def conv_samples(n, transposed):
     image, weight = x(2, 4, *[7] * n), x(4, 2, *[3] * n)
     return [
@@ -161,8 +169,10 @@ FRONT = {
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
     "threshold": [((x(2, 4), 0.1, 2.0), {})],
+    "rrelu": [((x(2, 3, 4), 0.1, 0.3), {})],
+    **{name: [((x(2, 3, 4), 0.5, True), {})] for name in DROPOUTS},
 }
-RANDOM = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
+RANDOM = (*DROPOUTS, "rrelu")
 
 
 def front_samples(name):
@@ -196,13 +206,10 @@ FRONT_NAMES = [n for n in ALL if not n.startswith("_") and not n.split(".")[0].e
 @pytest.mark.parametrize("name", FRONT_NAMES)
 def test_front(name):
     base = name.split(".")[0]
-    if base in RANDOM:
-        arguments = (x(2, 3, 4), 0.5, True) if "dropout" in base else (x(2, 3, 4),)
-        # Two runs differ, so what compares values is left out.
-        opcheck(overload(name), arguments, test_utils=("test_schema", "test_faketensor"))
-        return
+    # Two runs of a random op differ, so what compares values is left out.
+    checks = {"test_utils": ("test_schema", "test_faketensor")} if base in RANDOM else {}
     for args, kwargs in front_samples(base):
-        opcheck(overload(name), args, kwargs)
+        opcheck(overload(name), args, kwargs, **checks)
 
 
 @pytest.mark.parametrize("name", [n for n in ALL if n.split(".")[0].endswith("_")])
@@ -210,7 +217,7 @@ def test_inplace(name):
     base = name.split(".")[0].removesuffix("_")
     (args, kwargs) = front_samples(base)[0]
     first = args[0].detach().clone()
-    args = (first, 0.5, True) if "dropout" in base else (first, *args[1:])
+    args = (first, *args[1:])
     opcheck(overload(name), args, kwargs, test_utils=("test_schema",))
     y = overload(name)(*args, **kwargs)
     assert y.data_ptr() == first.data_ptr()
