@@ -323,7 +323,7 @@ def test_rrelu_saves_one_tensor():
         assert kept == [y if bounds[0] > 0 else x]
 
 
-def test_rrelu_without_numbers_and_errors(strict):
+def test_rrelu_of_few_numbers(strict):
     for shape in ((0,), (0, 3), (2, 0, 4)):
         x = torch.randn(shape, requires_grad=True)
         y = fastnn.RReLU()(x)

@@ -40,6 +40,17 @@ def test_compile_dropout(fresh_dynamo):
     assert set(y.tolist()) == {0.0, 2.0}
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_compile_rrelu(fresh_dynamo, inplace):
+    layer = fastnn.RReLU(0.1, 0.3, inplace=inplace)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    x = torch.full((1000,), -1.0, requires_grad=True)
+    y = compiled(x * 1)
+    slopes = -y.detach()
+    assert slopes.min() >= 0.1 - 1e-6 and slopes.max() <= 0.3 + 1e-6 and slopes.var() > 0
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], slopes)
+
+
 def test_compile_inductor(fresh_dynamo):
     """The default backend, on a model that is quick to compile."""
     torch.manual_seed(0)

@@ -96,6 +96,18 @@ def test_vmap_randomness():
     assert torch.equal(y[0], y[1])
 
 
+def test_rrelu_under_transforms():
+    """torch's own op: it can be differentiated, and has no batching rule."""
+    x = -torch.rand(30) - 1
+    torch.manual_seed(1)
+    expected = torch.nn.RReLU()(x) / x
+    torch.manual_seed(1)
+    close(grad(lambda t: fastnn.RReLU()(t).sum())(x), expected)
+    for library in (torch.nn, fastnn):
+        with pytest.raises(RuntimeError, match="vmap"):
+            vmap(library.RReLU(), randomness="different")(x)
+
+
 def test_jacobian():
     theirs, ours = twins()
     theirs.eval(), ours.eval()

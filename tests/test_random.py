@@ -1,4 +1,4 @@
-"""Random numbers: the mask is fair, torch's seeds rule it, threads and layouts do not change it."""
+"""Random numbers: mask and slopes are fair, torch's seeds rule them, threads and layouts do not change them."""
 
 import math
 
@@ -15,6 +15,10 @@ def mask(p=0.5, shape=(N,)):
     return fastnn.Dropout(p)(torch.ones(shape)) != 0
 
 
+def slopes(lower=1 / 8, upper=1 / 3, dtype=torch.float32):
+    return -fastnn.RReLU(lower, upper)(torch.full((N,), -1.0, dtype=dtype))
+
+
 @pytest.mark.parametrize("p", [0.01, 0.25, 0.5, 0.9, 0.999])
 def test_share_of_dropped(p, capability):
     dropped = (~mask(p)).sum().item()
@@ -27,6 +31,27 @@ def test_elements_are_independent(capability):
     for lag in (1, 2, 3, 4, 7, 8, 16, 31, 32, 64, 100, 256, 1024, 4096, 65536):
         correlation = (bits[:-lag] * bits[lag:]).sum().item()
         assert abs(correlation) < 6 * math.sqrt(N - lag), f"distance {lag}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("lower", "upper"), [(1 / 8, 1 / 3), (-0.75, 0.5), (0.0, 1e-3), (-2.0, -2.0)])
+def test_slopes_are_uniform(lower, upper, dtype, capability):
+    """Bounds, mean, variance, a share of each 64th; neighbours are uncorrelated."""
+    r = slopes(lower, upper, dtype)
+    rounded = torch.tensor([lower, upper], dtype=dtype)
+    assert rounded[0] <= r.min() and r.max() <= rounded[1]
+    if lower == upper:
+        return
+    u = (r.double() - lower) / (upper - lower)
+    assert abs(u.mean().item() - 1 / 2) < 6 / math.sqrt(12 * N)
+    assert abs(u.var(correction=0).item() - 1 / 12) < 6 / math.sqrt(180 * N)
+    counts = torch.histc(u, 64, 0, 1)
+    assert counts.sum() == N and ((counts - N / 64).abs() < 6 * math.sqrt(N / 64)).all()
+    for lag in (1, 2, 3, 4, 8, 16, 32, 64, 1024):
+        correlation = ((u[:-lag] - 1 / 2) * (u[lag:] - 1 / 2)).sum().item()
+        assert abs(correlation) < 6 / 12 * math.sqrt(N - lag), f"distance {lag}"
+    finest = 2.0**-24 if dtype == torch.float32 else 2.0**-31
+    assert r.unique().numel() > N * (1 - 2 * N * finest), "fewer different slopes than the dtype allows"
 
 
 def test_runs_and_blocks():
@@ -63,50 +88,54 @@ def test_seeds():
         assert not torch.equal(results[0][0], results[2][0]) and not torch.equal(results[0][0], results[0][1])
 
 
-def test_generator_state_round_trip():
+@pytest.mark.parametrize("draw", [mask, slopes])
+def test_generator_state_round_trip(draw):
     state = torch.get_rng_state()
-    first = mask()
+    first = draw()
     torch.set_rng_state(state)
-    assert torch.equal(mask(), first)
+    assert torch.equal(draw(), first)
 
 
-def test_fork_rng():
+@pytest.mark.parametrize("draw", [mask, slopes])
+def test_fork_rng(draw):
     torch.manual_seed(5)
     with torch.random.fork_rng():
-        inside = mask()
-    assert torch.equal(mask(), inside)
+        inside = draw()
+    assert torch.equal(draw(), inside)
 
 
-@pytest.mark.parametrize("name", ["Dropout", "Dropout2d"])
-def test_threads_do_not_change_the_mask(name, threads, capability):
-    shape = (300_001,) if name == "Dropout" else (40, 701, 5, 5)
+@pytest.mark.parametrize("name", ["Dropout", "Dropout2d", "RReLU"])
+def test_threads_do_not_change_the_numbers(name, threads, capability):
+    shape = (40, 701, 5, 5) if name == "Dropout2d" else (300_001,)
+    sign, arguments = (-1, ()) if name == "RReLU" else (1, (0.3,))
     results = []
     for n in (1, 2, 4):
         with threads(n):
             torch.manual_seed(11)
-            x = torch.ones(shape, requires_grad=True)
-            y = getattr(fastnn, name)(0.3)(x)
+            x = torch.full(shape, float(sign), requires_grad=True)
+            y = getattr(fastnn, name)(*arguments)(x)
             results.append((y.detach(), *torch.autograd.grad(y.sum(), x)))
     for other in results[1:]:
         assert torch.equal(results[0][0], other[0]) and torch.equal(results[0][1], other[1])
 
 
-def test_capabilities_do_not_change_the_mask():
+@pytest.mark.parametrize("draw", [mask, slopes])
+def test_capabilities_do_not_change_the_numbers(draw):
     results = []
     before = fastnn._C.cpu_capability()
     for name in fastnn._C.supported_cpu_capabilities():
         fastnn._C.set_cpu_capability(name)
         torch.manual_seed(11)
-        results.append(mask())
+        results.append(draw())
     fastnn._C.set_cpu_capability(before)
     assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_checkpoint(reentrant):
-    """The recomputation draws the same mask."""
+    """The recomputation draws the same numbers."""
     layer = fastnn.Sequential(
-        fastnn.Linear(8, 8), fastnn.Dropout(0.5), fastnn.Tanh(), fastnn.AlphaDropout(0.5)
+        fastnn.Linear(8, 8), fastnn.Dropout(0.5), fastnn.Tanh(), fastnn.RReLU(), fastnn.AlphaDropout(0.5)
     )
     x = torch.randn(16, 8)
     grads = []
