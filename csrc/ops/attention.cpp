@@ -109,8 +109,9 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& q, const Tensor& k, const
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
+// Lies in memory as t does, so that the views of a projection give their gradients back in its order.
 Tensor gradient_like(const Tensor& t, bool wanted) {
-  return wanted ? at::empty_symint(t.sym_sizes(), t.options()) : at::empty({0}, t.options());
+  return wanted ? at::empty_like(t) : at::empty({0}, t.options());
 }
 
 Gradients attention_backward_cpu(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
