@@ -273,7 +273,7 @@ const char* why_not_mask(const Tensor& q, const Tensor& k, const Tensor& mask, b
   if (mask.scalar_type() != at::kBool && mask.scalar_type() != q.scalar_type())
     return "the dtype of the mask";
   if (!mask.is_cpu() || mask.is_sparse() || mask.is_nested()) return "a mask that is not plain and dense";
-  if (mask.dim() == 0 || mask.dim() > q.dim()) return "the dimensions of the mask";
+  if (mask.dim() < 2 || mask.dim() > q.dim()) return "the dimensions of the mask";
   for (int64_t i = 1; i <= mask.dim(); ++i) {
     const int64_t size = i == 1 ? k.size(-2) : q.size(-i);
     if (mask.size(-i) != 1 && mask.size(-i) != size) return "the shape of the mask";

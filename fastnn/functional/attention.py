@@ -61,9 +61,7 @@ def _projections(
         b_query, b_pair = (None, None) if bias is None else bias.split([size, 2 * size])
         return [linear(query, w_query, b_query), *linear(key, w_pair, b_pair).chunk(2, -1)]
     biases = (None, None, None) if bias is None else bias.chunk(3)
-    return [
-        linear(x, w, b) for x, w, b in zip((query, key, value), packed.chunk(3), biases, strict=True)
-    ]
+    return [linear(x, w, b) for x, w, b in zip((query, key, value), packed.chunk(3), biases, strict=True)]
 
 
 def _longer(mask: Tensor | None) -> Tensor | None:

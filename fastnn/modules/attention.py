@@ -80,7 +80,9 @@ def _fits(query: Tensor, key: Tensor, value: Tensor, layer: nn.MultiheadAttentio
     )
 
 
-def _masks_fit(query: Tensor, key: Tensor, layer: nn.MultiheadAttention, padding: Tensor | None, mask: Tensor | None) -> bool:
+def _masks_fit(
+    query: Tensor, key: Tensor, layer: nn.MultiheadAttention, padding: Tensor | None, mask: Tensor | None
+) -> bool:
     batch = 0 if layer.batch_first else 1
     N, L, S = query.shape[batch], query.shape[1 - batch], key.shape[1 - batch]
     return (padding is None or padding.shape == (N, S)) and (
