@@ -58,6 +58,7 @@ NATIVE = {  # class -> constructor arguments, shape of an input
     **{f"Dropout{n}": ((), (4, 8, *[3] * (int(n[0]) if n else 1))) for n in ("", "1d", "2d", "3d")},
     "AlphaDropout": ((), (4, 8)),
     "FeatureAlphaDropout": ((), (4, 8, 3)),
+    **dict.fromkeys(("TransformerEncoderLayer",), ((12, 4, 20), (5, 3, 12))),
 }
 OPTIONAL = [f"{kind}{n}d" for kind in ("LPPool", "MaxUnpool") for n in (1, 2, 3)]  # may be torch's own
 ALL_CLASSES = [n for n, v in vars(torch.nn).items() if inspect.isclass(v) and issubclass(v, torch.nn.Module)]

@@ -213,8 +213,10 @@ def test_transforms():
     q, k, v = operands(3, 2, 2, EV=5)  # torch has no tangent where all sizes are equal
     rows = torch.func.vmap(F.scaled_dot_product_attention)(q, k, v)
     torch.testing.assert_close(rows, REFERENCE(q, k, v))
-    _, tangent = torch.func.jvp(lambda q: F.scaled_dot_product_attention(q, k, v), (q,), (k[:, :, :5],))
-    assert tangent.shape == q.shape
+    _, tangent = torch.func.jvp(
+        lambda q: F.scaled_dot_product_attention(q, k, v), (q,), (torch.randn_like(q),)
+    )
+    assert tangent.shape == (3, 2, 5, 5)
 
 
 # --- layers ----------------------------------------------------------------------------------------------------------

@@ -90,10 +90,15 @@ struct Operands {
   }
 };
 
-// The output lies in memory as the queries do, so that heads that were split from one dimension join again
-// without a copy.
+// Lies in memory as t does where features are side by side there: then heads that were split from one
+// dimension join again without a copy, and so do their gradients.
+Tensor laid_out_like(const Tensor& t) {
+  const Tensor y = at::empty_like(t);
+  return y.sym_stride(-1) == 1 ? y : at::empty_symint(t.sym_sizes(), t.options());
+}
+
 Tensor output_like(const Tensor& q, const Tensor& v) {
-  if (q.sym_size(3) == v.sym_size(3)) return at::empty_like(q);
+  if (q.sym_size(3) == v.sym_size(3)) return laid_out_like(q);
   return at::empty_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2), v.sym_size(3)}, q.options());
 }
 
@@ -101,7 +106,7 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& q, const Tensor& k, const
                                          const OptionalTensor& mask, double p, bool causal, double scale,
                                          int64_t seed, int64_t offset) {
   const Operands t(q, k, v, mask);
-  Tensor y = side_by_side(output_like(q, v)), lse = at::empty({t.shape.N, t.shape.H, t.shape.L}, q.options());
+  Tensor y = output_like(q, v), lse = at::empty({t.shape.N, t.shape.H, t.shape.L}, q.options());
   cpu::attention_forward(
       {.in = t.inputs({p, causal, scale, seed, offset}), .y = view(y), .lse = lse.data_ptr()});
   return {y, lse};
@@ -109,9 +114,8 @@ std::tuple<Tensor, Tensor> attention_cpu(const Tensor& q, const Tensor& k, const
 
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-// Lies in memory as t does, so that the views of a projection give their gradients back in its order.
 Tensor gradient_like(const Tensor& t, bool wanted) {
-  return wanted ? at::empty_like(t) : at::empty({0}, t.options());
+  return wanted ? laid_out_like(t) : at::empty({0}, t.options());
 }
 
 Gradients attention_backward_cpu(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
