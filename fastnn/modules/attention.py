@@ -47,7 +47,7 @@ class _Composed(Native):
                     if not any(child is x for x in given):
                         accelerate(child, allow_empty=True)
 
-            cls.__init__ = initialise  # type: ignore[method-assign]
+            cls.__init__ = initialise
 
     def __prepare_scriptable__(self) -> nn.Module:
         """TorchScript compiles torch's own layer, on the same parameters."""
@@ -202,7 +202,8 @@ class TransformerEncoder(_Composed, nn.TransformerEncoder):
         output = src
         for layer in self.layers:
             output = layer(output, is_causal=bool(is_causal), src_key_padding_mask=padding)
-        output = output.masked_fill((padding != 0).unsqueeze(-1), 0.0)
+        hidden = src_key_padding_mask.bool()  # of numbers, too: those other than 0
+        output = output.masked_fill(hidden.unsqueeze(-1), 0.0)
         return output if self.norm is None else self.norm(output)
 
     def _nests(self, src: Tensor, padding: Tensor) -> bool:

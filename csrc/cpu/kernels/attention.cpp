@@ -1,9 +1,9 @@
 // The softmax of attention, tile by tile ("online": Milakov, Gimelshein, arXiv 1805.02867), and its gradient
 // (Dao et al., FlashAttention, arXiv 2205.14135).
 //
-// Three sweeps over a row of a tile, which the matrix product has just left in cache: scale, mask and
-// maximum; exponential and sum; dropout. Backward is one sweep, since it knows the row's lse. Special values
-// as in softmax.cpp: a NaN makes the sum NaN.
+// Three sweeps over a row of a tile, which the matrix product has just left in cache: maximum, exponential and
+// sum, dropout; scale and mask are applied twice rather than stored. Backward is one sweep, since it knows the
+// row's lse. Special values as in softmax.cpp: a NaN makes the sum NaN.
 #include "cpu/kernels/attention.h"
 
 #include "cpu/kernels/philox.h"
@@ -104,9 +104,7 @@ void softmax_rows(const AttentionTile<T>& t, T* scores, T* peaks, T* sums, T* y,
     const int64_t seen = seen_columns(t, r);
     V best = minus_infinity<V>();
     for_each_vec<V>(seen, [&](int64_t j, int n) {
-      const V x = score<masking>(t, row, r, j, n);
-      store_n(row + j, x, n);
-      best = max(best, lanes_or_lowest(x, n));
+      best = max(best, lanes_or_lowest(score<masking>(t, row, r, j, n), n));
     });
     const T before = first ? lowest : peaks[r];
     const V peak = max(V(before), max_of_lanes(best));
@@ -114,7 +112,7 @@ void softmax_rows(const AttentionTile<T>& t, T* scores, T* peaks, T* sums, T* y,
     const V base = select(peak == minus_infinity<V>(), V(T(0)), peak);
     V total(T(0));
     for_each_vec<V>(seen, [&](int64_t j, int n) {
-      const V e = exp(lanes_or_lowest(load_n(row + j, n), n) - base);
+      const V e = exp(lanes_or_lowest(score<masking>(t, row, r, j, n), n) - base);
       total += e;
       store_n(row + j, e, n);
     });
