@@ -58,7 +58,11 @@ class Attention {
   Range keys(int64_t block) const { return block_of(block, kKeys, shape_.S); }
   int64_t query_blocks() const { return blocks_of(kQueries, shape_.L); }
   int64_t key_blocks() const { return blocks_of(kKeys, shape_.S); }
-  bool sees(Range q, Range k) const { return !in_.causal || k.begin < q.begin + q.size; }
+  // The part of these keys that some of these queries see; it may be empty.
+  Range seen(Range q, Range k) const {
+    const int64_t size = in_.causal ? std::min(k.size, q.begin + q.size - k.begin) : k.size;
+    return {k.begin, std::max<int64_t>(0, size)};
+  }
   int64_t group() const { return shape_.H / shape_.HK; }
 
   Matrix<T> q(int64_t n, int64_t h, Range r) const { return matrix<T>(in_.q, n, h, r.begin); }
@@ -146,8 +150,8 @@ void forward_block(const AttentionParams& p, int64_t n, int64_t h, Range q) {
   const Scratch<T> scores(q.size * std::min(kKeys, s.S)), peak(q.size), sum(q.size);
   const Matrix<T> y = matrix<T>(p.y, n, h, q.begin);
   for (int64_t block = 0; block < at.key_blocks(); ++block) {
-    const Range k = at.keys(block);
-    if (!at.sees(q, k)) break;
+    const Range k = at.seen(q, at.keys(block));
+    if (k.size == 0) break;
     at.product_nt(at.q(n, h, q), q.size, at.k(n, h, k), k.size, s.E, scores.data());
     ops.softmax(at.tile(n, h, q, k), scores.data(), peak.data(), sum.data(), y.data, y.row, s.EV, block == 0);
     product(scores.data(), k.size, 1, q.size, k.size, at.v(n, h, k), s.EV, y, block > 0);
@@ -212,25 +216,26 @@ template <class T>
 void backward_keys(const AttentionBackwardParams& p, int64_t n, int64_t hk, Range k, bool queries_too) {
   const AttentionShape& s = p.in.shape;
   const Attention<T> at(p.in);
-  bool first = true;
+  if (p.in.causal) {  // tiles of different heights
+    if (p.dk.data) clear(matrix<T>(p.dk, n, hk, k.begin), k.size, s.E);
+    if (p.dv.data) clear(matrix<T>(p.dv, n, hk, k.begin), k.size, s.EV);
+  }
+  bool first = !p.in.causal;
   for (int64_t h = hk * at.group(); h < (hk + 1) * at.group(); ++h)
     for (int64_t i = 0; i < at.query_blocks(); ++i) {
-      const Range q = at.queries(i);
-      if (!at.sees(q, k)) continue;
-      backward_tile<T>(p, n, h, q, k, {queries_too, true, k.begin == 0, first});
+      const Range q = at.queries(i), seen = at.seen(q, k);
+      if (seen.size == 0) continue;
+      backward_tile<T>(p, n, h, q, seen, {queries_too, true, k.begin == 0, first});
       first = false;
     }
-  if (!first) return;
-  if (p.dk.data) clear(matrix<T>(p.dk, n, hk, k.begin), k.size, s.E);
-  if (p.dv.data) clear(matrix<T>(p.dv, n, hk, k.begin), k.size, s.EV);
 }
 
 template <class T>
 void backward_queries(const AttentionBackwardParams& p, int64_t n, int64_t h, Range q) {
   const Attention<T> at(p.in);
   for (int64_t j = 0; j < at.key_blocks(); ++j) {
-    const Range k = at.keys(j);
-    if (at.sees(q, k)) backward_tile<T>(p, n, h, q, k, {true, false, j == 0, false});
+    const Range k = at.seen(q, at.keys(j));
+    if (k.size > 0) backward_tile<T>(p, n, h, q, k, {true, false, j == 0, false});
   }
 }
 

@@ -1,9 +1,9 @@
 // The softmax of attention, tile by tile ("online": Milakov, Gimelshein, arXiv 1805.02867), and its gradient
 // (Dao et al., FlashAttention, arXiv 2205.14135).
 //
-// Three sweeps over a row of a tile, which the matrix product has just left in cache: maximum, exponential and
-// sum, dropout; scale and mask are applied twice rather than stored. Backward is one sweep, since it knows the
-// row's lse. Special values as in softmax.cpp: a NaN makes the sum NaN.
+// Three sweeps over a row of a tile, which the matrix product has just left in cache: maximum, exponential
+// and sum, dropout; scale and mask are applied twice rather than stored. Backward is one sweep, since it
+// knows the row's lse. Special values as in softmax.cpp: a NaN makes the sum NaN.
 #include "cpu/kernels/attention.h"
 
 #include "cpu/kernels/philox.h"
