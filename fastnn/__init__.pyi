@@ -16,6 +16,7 @@ from fastnn.fuse import fuse as fuse
 from fastnn.fuse import unfuse as unfuse
 from fastnn.info import info as info
 from fastnn.modules.activation import *
+from fastnn.modules.attention import *
 from fastnn.modules.batchnorm import *
 from fastnn.modules.conv import *
 from fastnn.modules.dropout import *

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 import fastnn.modules
 from fastnn.fuse import unfuse
@@ -69,7 +70,8 @@ def accelerate(
         if twin is None:
             already += isinstance(module, Native)
             parent = next((base for base in type(module).__mro__ if base in TWINS), None)
-            if parent is not None and not isinstance(module, Native):
+            # The last one is MultiheadAttention's own: it reads the weight and never calls the layer.
+            if parent is not None and not isinstance(module, (Native, NonDynamicallyQuantizableLinear)):
                 report.kept[name] = f"{type(module).__name__} is a subclass of {parent.__name__}"
         elif filter_fn is not None and not filter_fn(module, name):
             report.kept[name] = "filter_fn said no"

@@ -79,6 +79,8 @@ def test_samples(info, dtype, training):
         for a, b in zip(our_grads, grads, strict=True):
             assert (a is None) == (b is None)
             if a is not None:
+                if tolerance and b.numel():  # sums of many terms are as exact as their largest elements
+                    tolerance["atol"] = 1e-5 * max(1.0, b.abs().max().item())
                 torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
 
 

@@ -50,6 +50,7 @@ def chain_sample(size, output_size, ints, p):
 CONV = ([1, 2], [1, 0], [1, 1], False, [0, 0], 1)
 TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
 
+ATTENTION = (x(2, 4, 3, 4), x(2, 2, 5, 4), x(2, 2, 5, 4))  # queries with twice the heads of keys and values
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -67,6 +68,36 @@ PRIVATE = {
         (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
+    "_attention": [
+        (*ATTENTION, None, 0.0, True, 0.5, 0, 0),
+        (*ATTENTION, torch.rand(2, 1, 3, 5) > 0.3, 0.3, False, 0.5, 7, 0),
+        (x(1, 2, 3, 4), x(1, 2, 5, 4), x(1, 2, 5, 3), plain(3, 5), 0.0, False, 0.5, 0, 0),
+        (
+            *(t.transpose(2, 3) for t in (x(1, 2, 4, 3), x(1, 2, 4, 3), x(1, 2, 4, 3))),
+            None,
+            0.0,
+            False,
+            0.5,
+            0,
+            0,
+        ),
+    ],
+    "_attention_backward": [
+        (
+            x(2, 4, 3, 4),
+            *ATTENTION,
+            mask,
+            plain(2, 4, 3, 4),
+            plain(2, 4, 3),
+            p,
+            False,
+            0.5,
+            7,
+            0,
+            [True, True, True],
+        )
+        for mask, p in ((None, 0.0), (torch.rand(3, 5) > 0.3, 0.3))
+    ],
     "_rrelu": [(x(40, 5), 0.1, 0.3, 7, 0), (x(2, 3, 4, 5, last=True), -0.1, 0.3, 7, 9)],
     "_rrelu_backward": [
         (x(40, 5), plain(40, 5), 0.1, 0.3, 7, 0),
@@ -185,6 +216,10 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
+    "scaled_dot_product_attention": [
+        ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
+        ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),
+    ],
     "threshold": [((x(2, 4), 0.1, 2.0), {})],
     "rrelu": [((x(2, 3, 4), 0.1, 0.3), {})],
     **{name: [((x(2, 3, 4), 0.5, True), {})] for name in DROPOUTS},

@@ -34,6 +34,9 @@ inline bool is_small(const std::optional<at::Tensor>& t) {
 inline bool is_small(double) {  // any other argument
   return true;
 }
+inline bool is_small(const std::optional<double>&) {
+  return true;
+}
 
 // An argument and what an error says about it.
 struct Argument {
@@ -57,6 +60,9 @@ T from_python(const Argument& a) {
     if (a.object == Py_None) return std::nullopt;
     if (!THPVariable_Check(a.object)) a.must_be("Tensor or None");
     return THPVariable_Unpack(a.object);
+  } else if constexpr (std::is_same_v<T, std::optional<double>>) {
+    if (a.object == Py_None) return std::nullopt;
+    return from_python<double>(a);
   } else if constexpr (std::is_same_v<T, double>) {
     const double value = PyFloat_AsDouble(a.object);
     if (value == -1 && PyErr_Occurred()) a.must_be("float");

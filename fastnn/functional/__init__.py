@@ -8,6 +8,7 @@ import torch.nn.functional as _F
 
 from fastnn._names import adopt as _adopt
 from fastnn.functional.activation import *
+from fastnn.functional.attention import *
 from fastnn.functional.batchnorm import *
 from fastnn.functional.conv import *
 from fastnn.functional.dropout import *

@@ -4,6 +4,7 @@ import torch.nn.modules as _modules
 
 from fastnn._names import adopt as _adopt
 from fastnn.modules import activation as _activation
+from fastnn.modules import attention as _attention
 from fastnn.modules import batchnorm as _batchnorm
 from fastnn.modules import conv as _conv
 from fastnn.modules import dropout as _dropout
@@ -12,6 +13,7 @@ from fastnn.modules import normalization as _normalization
 from fastnn.modules import pooling as _pooling
 from fastnn.modules import softmax as _softmax
 from fastnn.modules.activation import *  # noqa: F403
+from fastnn.modules.attention import *  # noqa: F403
 from fastnn.modules.batchnorm import *  # noqa: F403
 from fastnn.modules.conv import *  # noqa: F403
 from fastnn.modules.dropout import *  # noqa: F403
@@ -22,6 +24,7 @@ from fastnn.modules.softmax import *  # noqa: F403
 
 __all__ = [
     *_activation.__all__,
+    *_attention.__all__,
     *_batchnorm.__all__,
     *_conv.__all__,
     *_dropout.__all__,

@@ -23,9 +23,10 @@ def _case(
     train: bool = True,
     quick: bool = False,
     algorithm: str = "",
+    random: bool = False,
     **kw: Any,
 ) -> Case:
-    random = layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
+    random |= layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(
         family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
         quick=quick,
@@ -140,6 +141,23 @@ def _dropout() -> list[Case]:
     ]
 
 
+def _attention() -> list[Case]:
+    encoder, size = (192, 6, 768), (12, 100, 192)
+    return [
+        _case("attention", "scaled_dot_product", (12, 100, 576), 6),
+        _case("attention", "scaled_dot_product", (2, 512, 2304), 12),
+        _case("attention", "scaled_dot_product", (2, 512, 2304), 12, is_causal=True),
+        _case("attention", "scaled_dot_product", (1, 2048, 768), 4),
+        _case("attention", "scaled_dot_product", (64, 16, 768), 8),
+        _case("attention", "self_attention", size, 192, 6, batch_first=True, quick=True),
+        _case("attention", "self_attention", (64, 50, 128), 128, 4, batch_first=True, causal=True),
+        _case("attention", "self_attention", (4, 256, 512), 512, 8, batch_first=True, weights=True),
+        _case("attention", "TransformerEncoderLayer", size, *encoder, 0.0, batch_first=True, quick=True),
+        _case("attention", "TransformerEncoderLayer", size, *encoder, 0.1, batch_first=True, train=False),
+        _case("attention", "TransformerEncoderLayer", size, *encoder, 0.1, batch_first=True, random=True),
+    ]
+
+
 def _network() -> list[Case]:
     return [
         _case("network", "mlp", (128, 784)),
@@ -169,7 +187,7 @@ def _fused() -> list[Case]:
 
 BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_dropout(),
-    *_network(), *_fused(),
+    *_attention(), *_network(), *_fused(),
 ]  # fmt: skip
 
 # For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.

@@ -33,9 +33,9 @@ def library(side: str) -> ModuleType:
 class Case:
     """One layer with its arguments and the input it is called with.
 
-    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, network,
-        fused: networks given to `fastnn.fuse`).
-    layer: class name in torch.nn, or for the families `network` and `fused` a function of `networks.py`.
+    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, attention,
+        network, fused: networks given to `fastnn.fuse`).
+    layer: class name in torch.nn, or a function of `networks.py`: families `network` and `fused`, some of `attention`.
     shape: sizes of the input, batch first.
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
     values: what the input holds: normal, positive, large_mean, special (NaN, infinities, -0, denormals).
@@ -76,9 +76,14 @@ class Case:
         return self.family in ("network", "fused")
 
     @property
+    def is_function(self) -> bool:
+        """Whether `layer` is a function of `networks.py`, not a class."""
+        return not hasattr(torch.nn, self.layer)
+
+    @property
     def in_this_torch(self) -> bool:
         """Whether torch's class takes the arguments: those of newer versions are no cases for an older one."""
-        if self.is_network:
+        if self.is_function:
             return True
         parameters = inspect.signature(getattr(torch.nn, self.layer).__init__).parameters
         return set(self.kwargs) <= set(parameters) or "kwargs" in parameters
@@ -92,7 +97,7 @@ class Case:
         nn = library(side)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            if self.is_network:
+            if self.is_function:
                 factory = getattr(importlib.import_module("fastnn.testing.networks"), self.layer)
                 module: torch.nn.Module = factory(nn, *self.args, **self.kwargs)
             else:

@@ -6,6 +6,7 @@ Backward reads dy and whatever the formula of the layer needs, and writes dx and
     family                            forward          backward
     linear, conv (operations)         2 y taps         the same for dx (if wanted) and for dw
     linear, conv (bytes)              x + p + y        dy + x + p + dx + p
+    attention                         as linear, with the projections and two products of queries and keys
     max pooling                       x + y            dy + one byte per output + dx
     other pooling, Flatten, Identity  x + y            dy + dx
     relu-like activations             x + y            dy + one bit per element + dx
@@ -21,11 +22,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from fastnn.testing.cases import Case
 from fastnn.testing.limits import Limits
+from fastnn.testing.networks import ScaledDotProduct
 
 _ITEM = 4  # bytes of a float32
 _MASKED = (
@@ -82,6 +85,11 @@ def _layer(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, input_grad
 def _multiplications(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) -> float:
     if isinstance(module, torch.nn.Linear):
         return y.numel() * module.in_features
+    if isinstance(module, torch.nn.MultiheadAttention):
+        length = x.shape[1 if module.batch_first and x.dim() == 3 else 0]
+        return y.numel() * (4 * module.embed_dim + 2 * length)
+    if isinstance(module, ScaledDotProduct):
+        return y.numel() * x.shape[1] * 2
     if isinstance(module, torch.nn.modules.conv._ConvNd):
         taps = module.in_channels // module.groups * math.prod(module.kernel_size)
         if module.transposed:
@@ -95,12 +103,12 @@ def work_of(case: Case) -> list[Work]:
     module = case.build("torch").to("meta")
     found: list[Work] = []
 
-    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         wanted = not case.is_network or bool(found)
-        found.append(_layer(layer, inputs[0], output, wanted))
+        found.append(_layer(layer, inputs[0], output[0] if isinstance(output, tuple) else output, wanted))
 
     for layer in module.modules():
-        if not list(layer.children()):
+        if isinstance(layer, torch.nn.MultiheadAttention) or not list(layer.children()):
             layer.register_forward_hook(note)
     with torch.no_grad():
         module(torch.empty(case.shape, device="meta"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -101,3 +102,49 @@ def mobilenet(nn: ModuleType) -> torch.nn.Module:
         layers += [*_conv_bn(nn, channels, width, 1), nn.ReLU()]
         channels = width
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 1000))
+
+
+class _SelfAttention(torch.nn.Module):
+    """`MultiheadAttention` of one input, whose output is a tensor."""
+
+    def __init__(
+        self, nn: ModuleType, *args: Any, weights: bool = False, causal: bool = False, **kw: Any
+    ) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(*args, **kw)
+        self.weights, self.causal = weights, causal
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        length = x.shape[1 if x.dim() == 3 and self.attention.batch_first else 0]
+        mask = torch.ones(length, length, dtype=torch.bool).triu(1) if self.causal else None
+        y: torch.Tensor = self.attention(
+            x, x, x, need_weights=self.weights, attn_mask=mask, is_causal=self.causal
+        )[0]
+        return y.contiguous()  # torch's lies transposed with batch_first
+
+
+def self_attention(nn: ModuleType, *args: Any, **kw: Any) -> torch.nn.Module:
+    """Multi-head self-attention, arguments of `MultiheadAttention`; weights: asked for; causal: with such a mask."""
+    return _SelfAttention(nn, *args, **kw)
+
+
+class ScaledDotProduct(torch.nn.Module):
+    """Attention of the three parts of x, [N, L, 3 * heads * E], as a projection gives them: views with heads."""
+
+    def __init__(self, nn: ModuleType, heads: int, **arguments: Any) -> None:
+        super().__init__()
+        self.function, self.heads, self.arguments = (
+            nn.functional.scaled_dot_product_attention,
+            heads,
+            arguments,
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = x.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        y: torch.Tensor = self.function(q, k, v, **self.arguments)
+        return y.contiguous()
+
+
+def scaled_dot_product(nn: ModuleType, heads: int, **arguments: Any) -> torch.nn.Module:
+    """`scaled_dot_product_attention` within a [N, L, 3 * heads * E] input; arguments of that function."""
+    return ScaledDotProduct(nn, heads, **arguments)

@@ -394,6 +394,37 @@ def _dropout() -> list[Case]:
     return cases
 
 
+def _attention() -> list[Case]:
+    def case(
+        layer: str, args: tuple[Any, ...], shape: tuple[int, ...], train: bool = True, **kw: Any
+    ) -> Case:
+        return Case("attention", layer, args, kw, shape=shape, dtypes=FLOATS, train=train)
+
+    cases = [
+        case("scaled_dot_product", (heads,), (N, L, 3 * heads * E))
+        for heads, N, L, E in [(2, 3, 5, 3), (1, 1, 1, 1), (3, 2, 33, 16), (2, 1, 150, 9), (1, 2, 300, 5)]
+    ]
+    cases += [
+        case("scaled_dot_product", (2,), (2, 19, 42), is_causal=True),
+        case("scaled_dot_product", (1,), (1, 270, 18), is_causal=True),
+        case("scaled_dot_product", (2,), (2, 7, 30), scale=0.3),
+    ]
+    arguments: list[dict[str, Any]] = [
+        {}, {"bias": False}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"weights": True}, {"causal": True},
+    ]  # fmt: skip
+    for kw in arguments:
+        cases.append(case("self_attention", (12, 4), (5, 3, 12), **kw))
+        cases.append(case("self_attention", (12, 4), (3, 5, 12), batch_first=True, **kw))
+    cases.append(case("self_attention", (12, 3), (5, 12)))
+    for kw in ({}, {"norm_first": True}, {"activation": "gelu"}, {"bias": False}, {"layer_norm_eps": 0.1}):
+        for train in (True, False):
+            cases.append(case("TransformerEncoderLayer", (12, 4, 20, 0.0), (5, 3, 12), train, **kw))
+            cases.append(
+                case("TransformerEncoderLayer", (12, 4, 20, 0.0), (3, 5, 12), train, batch_first=True, **kw)
+            )
+    return cases
+
+
 PARITY: list[Case] = [
     *_linear(),
     *_conv(),
@@ -403,4 +434,5 @@ PARITY: list[Case] = [
     *_activation(),
     *_softmax(),
     *_dropout(),
+    *_attention(),
 ]

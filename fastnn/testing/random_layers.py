@@ -24,7 +24,26 @@ def faults(
         return []
     if isinstance(module, torch.nn.RReLU):
         return _rrelu(module, x, y, dy, dx)
+    if not hasattr(module, "p"):
+        return _composed(module, x)
     return _dropout(module, x, y, dy, dx)
+
+
+def _composed(module: torch.nn.Module, x: torch.Tensor) -> list[str]:
+    """A layer with dropout somewhere inside: finite, ruled by the seed, in whose mean nothing is dropped."""
+    with torch.no_grad(), torch.random.fork_rng():
+        draws = []
+        for seed in (0, 0, *range(1, 16)):
+            torch.manual_seed(seed)
+            draws.append(module(x))
+        found = [] if torch.equal(draws[0], draws[1]) else ["the same seed gives another output"]
+        found += ["the output doesn't depend on the seed"] if torch.equal(draws[1], draws[2]) else []
+        still = module.eval()(x)
+        module.train()
+    mean = torch.stack(draws[1:]).mean(0)
+    if not (mean - still).abs().mean() < 0.5 * (draws[0] - still).abs().mean():
+        found.append("the mean of the output isn't that without dropout")
+    return found
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,51 @@
+// What attention does to a tile of scores between its matrix products.
+#pragma once
+#include <cstdint>
+
+#include "cpu/capability.h"
+#include "fastnn/philox.h"
+
+namespace fastnn::cpu {
+
+// Scores of `rows` queries against `columns` keys, as q k^T left them.
+template <class T>
+struct AttentionTile {
+  int64_t rows = 0, columns = 0;
+  int64_t stride = 0;  // between rows of the tile
+  T scale = 1;
+  int64_t visible = 0;  // row r sees the first visible + r * visible_step columns, within [0, columns]
+  int64_t visible_step = 0;
+  const void* mask = nullptr;  // element (r, j) at mask[r * mask_stride + j]; bool or T, or null
+  int64_t mask_stride = 0;
+  bool mask_is_bool = false;
+  bool drops = false;
+  PhiloxStream stream{};
+  int64_t word = 0, word_stride = 0;  // element (r, j) draws word + r * word_stride + j, whole batches
+  uint32_t threshold = 0;
+  T keep = 1;  // 1 / (1 - p)
+};
+
+template <class T>
+struct AttentionOps {
+  // Scores become exp(score - peak), dropped; running maximum and sum of each row follow, and y [rows,
+  // features], the sum over earlier tiles, is rescaled to the new maximum.
+  void (*softmax)(const AttentionTile<T>&, T* scores, T* peak, T* sum, T* y, int64_t y_row, int64_t features,
+                  bool first);
+  // y /= sum, lse = peak + log(sum).
+  void (*finish)(int64_t rows, const T* peak, const T* sum, T* y, int64_t y_row, int64_t features, T* lse);
+  // delta = sum(y * dy) of each row.
+  void (*delta)(int64_t rows, const T* y, int64_t y_row, const T* dy, int64_t dy_row, int64_t features,
+                T* delta);
+  // Scores become the dropped probabilities z p, and dy v^T in `slopes` the gradient of q k^T, which is
+  // scale p (z dy v^T - delta); z = 0 or 1 / (1 - p).
+  void (*backward)(const AttentionTile<T>&, T* scores, T* slopes, const T* lse, const T* delta);
+};
+
+struct AttentionKernels {
+  AttentionOps<float> float32;
+  AttentionOps<double> float64;
+};
+
+}  // namespace fastnn::cpu
+
+FASTNN_DECLARE_KERNELS(AttentionKernels, attention)
