@@ -6,6 +6,7 @@ from support import as_list
 from torch.testing._internal.common_modules import module_db
 
 import fastnn
+from fastnn.testing.compare import GRADIENT_FACTOR
 
 INFOS = [
     info
@@ -22,14 +23,16 @@ def samples(info, dtype, training):
     return info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
 
 
-def detached(value):
-    """A copy with fresh leaves, so that gradients of the two sides stay apart."""
+def detached(value, dtype=None):
+    """A copy with fresh leaves, so that gradients of the two sides stay apart; floating-point ones in `dtype`."""
     if isinstance(value, torch.Tensor):
-        return value.detach().clone().requires_grad_(value.requires_grad)
+        copy = value.detach().clone()
+        copy = copy.to(dtype) if dtype and value.is_floating_point() else copy
+        return copy.requires_grad_(value.requires_grad)
     if isinstance(value, (tuple, list)):
-        return type(value)(detached(v) for v in value)
+        return type(value)(detached(v, dtype) for v in value)
     if isinstance(value, dict):
-        return {k: detached(v) for k, v in value.items()}
+        return {k: detached(v, dtype) for k, v in value.items()}
     return value
 
 
@@ -42,8 +45,8 @@ def leaves(value):
 
 
 def evaluate(cls, sample, dtype, training, state=None):
-    construct, call = detached(sample.constructor_input.args), detached(sample.forward_input.args)
-    keywords = detached(sample.forward_input.kwargs)
+    construct, call = detached(sample.constructor_input.args), detached(sample.forward_input.args, dtype)
+    keywords = detached(sample.forward_input.kwargs, dtype)
     torch.manual_seed(0)
     module = cls(*construct, **sample.constructor_input.kwargs).to(dtype).train(training)
     if state is not None:
@@ -76,12 +79,20 @@ def test_samples(info, dtype, training):
         tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype is torch.float32 else {}
         torch.testing.assert_close(our_outputs, outputs, equal_nan=True, **tolerance)
         torch.testing.assert_close(our_buffers, buffers, **tolerance)
-        for a, b in zip(our_grads, grads, strict=True):
+        for i, (a, b) in enumerate(zip(our_grads, grads, strict=True)):
             assert (a is None) == (b is None)
-            if a is not None:
-                if tolerance and b.numel():  # sums of many terms are as exact as their largest elements
-                    tolerance["atol"] = 1e-5 * max(1.0, b.abs().max().item())
+            if a is None:
+                continue
+            try:
                 torch.testing.assert_close(a, b, equal_nan=True, **tolerance)
+            except AssertionError:
+                # Long sums in float32 (the gradient of MultiheadAttention's in_proj_weight) leave the two sides further
+                # from each other than that: then what counts is how far each is from float64.
+                if dtype is not torch.float32:
+                    raise
+                exact = evaluate(theirs, sample, torch.float64, training, state)[2][i]
+                error, torch_error = (a - exact).abs().max(), (b - exact).abs().max()
+                assert error <= GRADIENT_FACTOR * torch_error, f"off by {error:.2g}, torch's by {torch_error:.2g}"
 
 
 @pytest.mark.parametrize(
