@@ -92,7 +92,9 @@ def test_samples(info, dtype, training):
                     raise
                 exact = evaluate(theirs, sample, torch.float64, training, state)[2][i]
                 error, torch_error = (a - exact).abs().max(), (b - exact).abs().max()
-                assert error <= GRADIENT_FACTOR * torch_error, f"off by {error:.2g}, torch's by {torch_error:.2g}"
+                assert error <= GRADIENT_FACTOR * torch_error, (
+                    f"off by {error:.2g}, torch's by {torch_error:.2g}"
+                )
 
 
 @pytest.mark.parametrize(
