@@ -85,8 +85,8 @@ class Attention {
     if (in_.p > 0) {
       t.drops = true;
       t.stream = {in_.seed, in_.offset};
-      t.word_stride = attention_row_words(shape_.S);
-      t.word = ((n * shape_.H + h) * shape_.L + q.begin) * t.word_stride + k.begin;
+      t.decision_stride = attention_row_decisions(shape_.S);
+      t.decision = ((n * shape_.H + h) * shape_.L + q.begin) * t.decision_stride + k.begin;
       t.threshold = dropout_threshold(in_.p);
       t.keep = static_cast<T>(1 / (1 - in_.p));
     }

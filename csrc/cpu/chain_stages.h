@@ -7,7 +7,6 @@
 #include "cpu/by_type.h"
 #include "cpu/kernels/activation.h"
 #include "cpu/kernels/dropout.h"
-#include "cpu/scratch.h"
 #include "fastnn/activation_table.h"
 #include "fastnn/chain.h"
 #include "fastnn/dropout.h"
@@ -72,19 +71,11 @@ class ChainStage {
     }
   }
 
-  // n elements from index `at` of the whole on; y may be x. The generator gives four words at a time, so a
-  // range that begins between them goes by way of scratch.
+  // n elements from index `at` of the whole on; y may be x.
   void drop(const T* x, T* y, int64_t at, int64_t n) const {
-    const int64_t lead = at % 4;
-    if (lead == 0) {
-      elements(x, y, at, n);
-      return;
-    }
-    const Scratch<T> room(lead + n);
-    std::memset(static_cast<void*>(room.data()), 0, lead * sizeof(T));
-    std::memcpy(static_cast<void*>(room.data() + lead), x, n * sizeof(T));
-    elements(room.data(), room.data(), at - lead, lead + n);
-    std::memcpy(static_cast<void*>(y), room.data() + lead, n * sizeof(T));
+    of_type<T>(dropout_kernels())
+        .elements(x, y, at, n, {s_.seed, s_.offset}, dropout_threshold(s_.p), static_cast<A>(1 / (1 - s_.p)),
+                  0, 0);
   }
 
  private:
@@ -97,11 +88,6 @@ class ChainStage {
   void* code(void* codes, int64_t at) const {
     return codes == nullptr ? nullptr
                             : static_cast<char*>(codes) + at * (pool_codes_are_bytes(s_.windows) ? 1 : 4);
-  }
-  void elements(const T* x, T* y, int64_t at, int64_t n) const {
-    of_type<T>(dropout_kernels())
-        .elements(x, y, at, n, {s_.seed, s_.offset}, dropout_threshold(s_.p), static_cast<A>(1 / (1 - s_.p)),
-                  0, 0);
   }
 
   const ChainStages& s_;

@@ -196,13 +196,12 @@ std::tuple<Tensor, Tensor> attention_autograd(const Tensor& q, const Tensor& k, 
   return {y, lse};
 }
 
-// The factor of each probability, 0 or 1 / (1 - p): the words that the kernels draw, a row of whole batches
-// each.
+// The factor of each probability, 0 or 1 / (1 - p): what the kernels decide, a row of whole batches each.
 Tensor dropout_factors(const Tensor& q, const c10::SymInt& S, double p, int64_t seed, int64_t offset) {
   using Dropout = Tensor(const Tensor&, double, double, double, double, c10::SymInt, int64_t, int64_t);
   static const auto op = handle<Dropout>("fastnn::_dropout");
-  const c10::SymInt words = (S + kPhiloxBatch - 1) / kPhiloxBatch * kPhiloxBatch;
-  const Tensor ones = at::ones_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2), words}, q.options());
+  const c10::SymInt columns = (S + kPhiloxBatch - 1) / kPhiloxBatch * kPhiloxBatch;
+  const Tensor ones = at::ones_symint({q.sym_size(0), q.sym_size(1), q.sym_size(2), columns}, q.options());
   return op.call(ones, p, 1 / (1 - p), 0, 0, 1, seed, offset).narrow_symint(3, 0, S);
 }
 

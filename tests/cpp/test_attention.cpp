@@ -30,11 +30,11 @@ AttentionView heads_in_rows(const Buffer<T>& b, int64_t H, int64_t L, int64_t E)
 // 0 or 1 / (1 - p) for each element: dropout's own kernel on ones, a row of whole batches each.
 std::vector<double> factors(const Setting& s) {
   const AttentionShape& a = s.shape;
-  const int64_t words = attention_row_words(a.S), rows = a.N * a.H * a.L;
-  Buffer<float> z(rows * words);
+  const int64_t columns = attention_row_decisions(a.S), rows = a.N * a.H * a.L;
+  Buffer<float> z(rows * columns);
   z.fill(1);
   if (s.p > 0) {
-    cpu::dropout({.decisions = rows * words,
+    cpu::dropout({.decisions = rows * columns,
                   .x = z.data(),
                   .y = z.data(),
                   .p = s.p,
@@ -44,7 +44,7 @@ std::vector<double> factors(const Setting& s) {
   }
   std::vector<double> out;
   for (int64_t r = 0; r < rows; ++r)
-    for (int64_t j = 0; j < a.S; ++j) out.push_back(z[r * words + j]);
+    for (int64_t j = 0; j < a.S; ++j) out.push_back(z[r * columns + j]);
   return out;
 }
 

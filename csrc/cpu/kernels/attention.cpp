@@ -83,15 +83,13 @@ template <class T, class F>
 FASTNN_INLINE void for_each_factor(const AttentionTile<T>& t, int64_t r, int64_t seen, const F& f) {
   using V = Vec<T>;
   const V keep(t.keep);
-  for_each_draw(t.word + r * t.word_stride, seen, t.stream,
-                [&](int64_t i, U32 words, int count) __attribute__((always_inline)) {
-                  const I32 drop = (I32)(words < t.threshold);
-                  for_each_piece<V>(drop, count,
-                                    [&](int at, auto piece, int lanes) __attribute__((always_inline)) {
-                                      const auto dropped = __builtin_convertvector(piece, typename V::IntRaw);
-                                      f(i + at, V::from_bits(keep.bits() & ~dropped), lanes);
-                                    });
-                });
+  const auto each = [&](int64_t i, I32 drop, int count) __attribute__((always_inline)) {
+    for_each_piece<V>(drop, count, [&](int at, auto piece, int lanes) __attribute__((always_inline)) {
+      const auto dropped = __builtin_convertvector(piece, typename V::IntRaw);
+      f(i + at, V::from_bits(keep.bits() & ~dropped), lanes);
+    });
+  };
+  for_each_decision(t.decision + r * t.decision_stride, seen, t.stream, t.threshold, each);
 }
 
 template <Masking masking, class T>

@@ -20,7 +20,8 @@ struct AttentionTile {
   bool mask_is_bool = false;
   bool drops = false;
   PhiloxStream stream{};
-  int64_t word = 0, word_stride = 0;  // element (r, j) draws word + r * word_stride + j, whole batches
+  int64_t decision = 0,
+          decision_stride = 0;  // element (r, j): decision + r * decision_stride + j, whole batches
   uint32_t threshold = 0;
   T keep = 1;  // 1 / (1 - p)
 };

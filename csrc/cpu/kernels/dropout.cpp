@@ -1,4 +1,4 @@
-// Dropout: y = keep ? x * scale + kept : x * 0 + dropped, one random word for an element or a feature map.
+// Dropout: y = keep ? x * scale + kept : x * 0 + dropped, one decision for an element or a feature map.
 #include "cpu/kernels/dropout.h"
 
 #include "cpu/kernels/philox.h"
@@ -25,13 +25,13 @@ template <bool kShift, class T>
 FASTNN_INLINE void elements_loop(const T* x, T* y, int64_t first, int64_t n, const PhiloxStream& stream,
                                  uint32_t threshold, const Factors<Vec<Compute<T>>>& f) {
   using V = Vec<Compute<T>>;
-  for_each_draw(first, n, stream, [&](int64_t i, U32 words, int count) __attribute__((always_inline)) {
-    const I32 drop = (I32)(words < threshold);
+  const auto each = [&](int64_t i, I32 drop, int count) __attribute__((always_inline)) {
     for_each_piece<V>(drop, count, [&](int at, auto piece, int lanes) __attribute__((always_inline)) {
       const Mask<Compute<T>> mask = {__builtin_convertvector(piece, typename V::IntRaw)};
       store_n(y + i + at, apply<kShift>(load_n(x + i + at, lanes), mask, f), lanes);
     });
-  });
+  };
+  for_each_decision(first, n, stream, threshold, each);
 }
 
 template <class T>
@@ -49,19 +49,16 @@ template <class T>
 void features(const T* x, T* y, int64_t first, int64_t n, int64_t length, PhiloxStream stream,
               uint32_t threshold, Compute<T> scale, Compute<T> kept, Compute<T> dropped) {
   using V = Vec<Compute<T>>;
-  uint32_t words[2 * kWords];
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t slot = i % (2 * kWords);
-    if (slot == 0) {
-      const Batch batch = philox(static_cast<uint64_t>(first + i) / 4, stream);
-      __builtin_memcpy(words, &batch, sizeof words);
+  for_each_decision(first, n, stream, threshold, [&](int64_t i, I32 drops, int count) {
+    for (int lane = 0; lane < count; ++lane) {
+      const bool drop = drops[lane] != 0;
+      const V factor(drop ? Compute<T>(0) : scale), shift(drop ? dropped : kept);
+      const int64_t at = (i + lane) * length;
+      for_each_vec<V>(length, [&](int64_t j, int lanes) __attribute__((always_inline)) {
+        store_n(y + at + j, load_n(x + at + j, lanes) * factor + shift, lanes);
+      });
     }
-    const bool drop = words[slot] < threshold;
-    const V factor(drop ? Compute<T>(0) : scale), shift(drop ? dropped : kept);
-    for_each_vec<V>(length, [&](int64_t j, int lanes) __attribute__((always_inline)) {
-      store_n(y + i * length + j, load_n(x + i * length + j, lanes) * factor + shift, lanes);
-    });
-  }
+  });
 }
 
 void random(uint32_t* words, uint64_t counter, int64_t n, PhiloxStream stream) {

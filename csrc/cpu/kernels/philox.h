@@ -1,5 +1,4 @@
-// The counter-based generator Philox4x32-10 (Salmon, Moraes, Dror, Shaw: Parallel random numbers: as easy as
-// 1, 2, 3, SC 2011).
+// The counter-based generator Philox4x32-7 and what is drawn from it (fastnn/philox.h).
 //
 // A register holds one word of N/2 counters in its 64-bit lanes (N = 32-bit lanes), the upper halves
 // unused: exactly what the 32 x 32 -> 64 multiplication takes and gives, so a round is two multiplications,
@@ -16,11 +15,13 @@ using fastnn::PhiloxStream;
 typedef uint64_t U64 __attribute__((vector_size(kVecBytes)));
 typedef uint32_t U32 __attribute__((vector_size(kVecBytes)));
 typedef int32_t I32 __attribute__((vector_size(kVecBytes)));
+typedef uint16_t U16 __attribute__((vector_size(kVecBytes)));
 typedef int32_t HalfI32 __attribute__((vector_size(kVecBytes / 2)));
 
-constexpr int kCounters = kVecBytes / 8;  // per batch
-constexpr int kWords = kVecBytes / 4;     // per register
-static_assert(fastnn::kPhiloxBatch % (4 * kCounters) == 0);
+constexpr int kCounters = kVecBytes / 8;                   // per batch
+constexpr int kWords = kVecBytes / 4;                      // per register
+constexpr int kBlock = fastnn::kPhiloxBatch / 2 / kWords;  // registers of words for a batch of decisions
+static_assert(kBlock % 2 == 0);
 
 // The product of the lower halves of the 64-bit lanes.
 FASTNN_INLINE U64 multiply(U64 a, U64 b) {
@@ -78,7 +79,7 @@ FASTNN_INLINE Batch philox(uint64_t counter, const PhiloxStream& s) {
   const U64 index = splat(counter) + counter_order();
   U64 c0 = index, c1 = index >> 32, c2 = splat(s.offset), c3 = splat(s.offset >> 32);
   uint32_t k0 = static_cast<uint32_t>(s.seed), k1 = static_cast<uint32_t>(s.seed >> 32);
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 0; round < fastnn::kPhiloxRounds; ++round) {
     const U64 p0 = multiply(c0, m0), p1 = multiply(c2, m1);
     c0 = (p1 >> 32) ^ c1 ^ splat(k0);  // upper halves: garbage that no multiplication reads
     c2 = (p0 >> 32) ^ c3 ^ splat(k1);
@@ -109,6 +110,82 @@ FASTNN_INLINE void for_each_draw(int64_t first, int64_t n, const PhiloxStream& s
     f(i, words.low, rest < kWords ? rest : kWords);
     if (rest > kWords) f(i + kWords, words.high, rest - kWords);
   }
+}
+
+FASTNN_INLINE bool any(U64 bits) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask((__m512i)bits, (__m512i)bits) != 0;
+#elif defined(__AVX2__)
+  return _mm256_testz_si256((__m256i)bits, (__m256i)bits) == 0;
+#else
+  return (bits[0] | bits[1]) != 0;
+#endif
+}
+
+struct Words {
+  U32 at[kBlock];
+};
+FASTNN_INLINE Words block_words(int64_t block, const PhiloxStream& stream) {
+  Words words;
+  for (int j = 0; j < kBlock; j += 2) {
+    const Batch batch = philox(static_cast<uint64_t>(block * kBlock / 2 + j / 2) * kCounters, stream);
+    words.at[j] = batch.low;
+    words.at[j + 1] = batch.high;
+  }
+  return words;
+}
+
+struct Decisions {
+  I32 at[2 * kBlock];
+};
+FASTNN_INLINE Decisions decide(int64_t block, const PhiloxStream& stream, uint32_t threshold) {
+  constexpr uint32_t kUpper = 0xffff0000;
+  const uint32_t upper = threshold & kUpper, lower = threshold << 16;
+  const U16 even = static_cast<uint16_t>(threshold >> 16) - U16{};
+  const Words words = block_words(block, stream);
+  Decisions drop;
+  U16 ties = {};
+  for (int j = 0; j < kBlock; ++j) {
+    drop.at[j] = (I32)(words.at[j] << 16 < upper);
+    drop.at[kBlock + j] = (I32)(words.at[j] < upper);
+    ties |= (U16)((U16)words.at[j] == even);
+  }
+  if (__builtin_expect(any((U64)ties), 0)) {
+    const Words more = block_words(block, {stream.seed, stream.offset ^ uint64_t{1} << 63});
+    for (int j = 0; j < kBlock; ++j) {
+      drop.at[j] |= (I32)((words.at[j] << 16 == upper) & (more.at[j] << 16 < lower));
+      drop.at[kBlock + j] |= (I32)(((words.at[j] & kUpper) == upper) & ((more.at[j] & kUpper) < lower));
+    }
+  }
+  return drop;
+}
+
+// f(offset, drop, count) over the decisions of the indices [first, first + n), a register of masks at a time,
+// of which `count` are wanted.
+template <class F>
+FASTNN_INLINE void for_each_decision(int64_t first, int64_t n, const PhiloxStream& stream, uint32_t threshold,
+                                     const F& f) {
+  constexpr int64_t kBatch = fastnn::kPhiloxBatch;
+  const auto part = [&](int64_t i, int64_t skip, int64_t end) {  // indices i + skip ... i + end of a batch
+    const Decisions drop = decide((first + i) / kBatch, stream, threshold);
+    int32_t masks[kBatch + kWords];
+    __builtin_memcpy(masks, &drop, sizeof drop);
+    for (int64_t j = skip; j < end; j += kWords) {
+      I32 some;
+      __builtin_memcpy(&some, masks + j, sizeof some);
+      f(i + j, some, static_cast<int>(end - j < kWords ? end - j : kWords));
+    }
+  };
+  int64_t i = -(first % kBatch);
+  if (i < 0) {
+    part(i, -i, n - i < kBatch ? n - i : kBatch);
+    i += kBatch;
+  }
+  for (; i + kBatch <= n; i += kBatch) {
+    const Decisions drop = decide((first + i) / kBatch, stream, threshold);
+    for (int j = 0; j < 2 * kBlock; ++j) f(i + j * kWords, drop.at[j], kWords);
+  }
+  if (i < n) part(i, 0, n - i);
 }
 
 // What was made of a register of words, in pieces for V: one register of floats or two of doubles.

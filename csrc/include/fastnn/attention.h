@@ -2,8 +2,8 @@
 //
 // Nothing of size L x S is kept: forward leaves lse = log(sum(exp(scores))) of each row, from which backward
 // makes each tile of the probabilities again; a row that sees no key has y = 0 and lse = +inf. Element (n, h,
-// i, j) is dropped when word ((n H + h) L + i) S' + j of the stream (seed, offset), philox.h, is below p
-// 2^32; S' is S rounded up to whole batches, so that each row begins with one.
+// i, j) is dropped by decision ((n H + h) L + i) S' + j of the stream (seed, offset), philox.h; S' is S
+// rounded up to whole batches, so that each row begins with one.
 #pragma once
 #include <cstdint>
 
@@ -52,8 +52,8 @@ struct AttentionBackwardParams {
   AttentionView dq, dk, dv;   // like q, k, v; data null: not wanted
 };
 
-// Words of the stream that a row of S keys owns.
-inline int64_t attention_row_words(int64_t S) {
+// Decisions of the stream that a row of S keys owns.
+inline int64_t attention_row_decisions(int64_t S) {
   return (S + kPhiloxBatch - 1) / kPhiloxBatch * kPhiloxBatch;
 }
 

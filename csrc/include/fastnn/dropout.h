@@ -1,8 +1,8 @@
 // Dropout, y = keep ? x * scale + kept : x * 0 + dropped: what the kernels need to know. Plain dropout has
 // kept = dropped = 0, alpha dropout moves the dropped elements to the value that keeps mean and variance.
 //
-// Index i is dropped when word i of the stream (seed, offset), philox.h, is below p * 2^32. So backward,
-// which is dx = keep ? dy * scale : dy * 0, draws the mask again instead of keeping it.
+// Index i is dropped when decision i of the stream (seed, offset), philox.h, with threshold p * 2^32 says so.
+// Backward, which is dx = keep ? dy * scale : dy * 0, decides again instead of keeping the mask.
 #pragma once
 #include <cstdint>
 
@@ -23,7 +23,7 @@ struct DropoutParams {
 
 namespace cpu {
 void dropout(const DropoutParams&);
-uint32_t dropout_threshold(double p);  // words below it drop
+uint32_t dropout_threshold(double p);  // of fastnn/philox.h
 }  // namespace cpu
 
 }  // namespace fastnn
