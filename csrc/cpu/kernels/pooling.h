@@ -178,12 +178,12 @@ struct BackwardLines {
   }
   // Where in a line the windows stand whose tap kw falls on the first group.
   int64_t offset(const PoolShape& s, int64_t kw) const { return max_shift - column_tap(s, kw).shift; }
-  // Sorts the taps along W by residue.
+  // Sorts the taps along W by residue, the last first: the order of their outputs.
   void sort_taps(const PoolShape& s) const {
     int64_t n = 0;
     for (int64_t r = 0; r < s.stride[2]; ++r) {
       residue_begin[r] = n;
-      for (int64_t kw = 0; kw < s.kernel[2]; ++kw)
+      for (int64_t kw = s.kernel[2] - 1; kw >= 0; --kw)
         if (column_tap(s, kw).residue == r) tap_offsets[n] = offset(s, kw), residue_taps[n++] = kw;
     }
     residue_begin[s.stride[2]] = n;
