@@ -128,6 +128,11 @@ FASTNN_INLINE bool any(Mask<T> m) {
   return to_bits(m) != 0;
 }
 
+template <class T>
+FASTNN_INLINE bool all(Mask<T> m) {
+  return to_bits(m) == (1u << Vec<T>::N) - 1;
+}
+
 // fma(a, b, c) = a * b + c, rounded once where the target can.
 // min and max: the second operand where the two are unordered, as x86 does; so max(Vec(0), x) keeps
 // the NaN of x. max_nan and min_nan keep a NaN from either side, as torch does.

@@ -165,7 +165,7 @@ struct GeluTanh
   FASTNN_BACKWARD {
     // g = sigmoid(2u) and g (1 - g) from e = exp(-|2u|): 1 - g itself would have lost its digits.
     const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s, u = k * s * (V(1) + p);
-    const V e = exp(-abs(u)), q = V(1) / (V(1) + e);
+    const V e = exp_nonpositive(-abs(u)), q = V(1) / (V(1) + e);
     const V g = select(u < V(0), e * q, q);
     return dy * (g + s * (e * q * q) * k * (V(1) + V(3) * p));
   }
@@ -194,7 +194,7 @@ struct Softplus : Traits<false, 5> {
   static constexpr Parameter kA{"beta", 1}, kB{"threshold", 20};
   FASTNN_FORWARD {
     const V z = x * a;
-    return select(z > b, x, (max(V(0), z) + log1p(exp(-abs(z)))) / a);
+    return select(z > b, x, softplus(z) * (V(1) / a));
   }
   FASTNN_BACKWARD {
     const V z = s * a;
@@ -224,7 +224,7 @@ struct Hardsigmoid : Traits<true, 1> {  // torch's derivative is this float in f
 };
 
 struct Logsigmoid : Traits<false, 5> {
-  FASTNN_FORWARD { return min(V(0), x) - log1p(exp(-abs(x))); }
+  FASTNN_FORWARD { return V(0) - softplus(-x); }
   FASTNN_BACKWARD { return dy * sigmoid(-s); }
 };
 

@@ -34,9 +34,6 @@ namespace fastnn {
   FASTNN_HOST_DEVICE T expm1(T x) {                                        \
     return ::expm1##suffix(x);                                             \
   }                                                                        \
-  FASTNN_HOST_DEVICE T log1p(T x) {                                        \
-    return ::log1p##suffix(x);                                             \
-  }                                                                        \
   FASTNN_HOST_DEVICE T tanh(T x) {                                         \
     return ::tanh##suffix(x);                                              \
   }                                                                        \
@@ -45,6 +42,12 @@ namespace fastnn {
   }                                                                        \
   FASTNN_HOST_DEVICE T normal_cdf(T x) {                                   \
     return T(0.5) + T(0.5) * ::erf##suffix(x * T(0.70710678118654752440)); \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T exp_nonpositive(T x) {                              \
+    return ::exp##suffix(x);                                               \
+  }                                                                        \
+  FASTNN_HOST_DEVICE T softplus(T x) {                                     \
+    return max(T(0), x) + ::log1p##suffix(::exp##suffix(-abs(x)));         \
   }                                                                        \
   FASTNN_HOST_DEVICE T sigmoid(T x) {                                      \
     const T e = ::exp##suffix(-::fabs##suffix(x));                         \

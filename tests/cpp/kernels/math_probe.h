@@ -15,6 +15,6 @@ struct MathProbeKernels {
 
 //   X(name)
 #define FASTNN_MATH_FUNCTIONS(X) \
-  X(exp) X(expm1) X(log) X(log1p) X(tanh) X(normal_cdf) X(sigmoid) X(tanhshrink)
+  X(exp) X(expm1) X(log) X(tanh) X(normal_cdf) X(sigmoid) X(softplus) X(tanhshrink)
 
 FASTNN_DECLARE_KERNELS(MathProbeKernels, math_probe)
