@@ -110,7 +110,7 @@ void softmax_rows(const AttentionTile<T>& t, T* scores, T* peaks, T* sums, T* y,
     const V base = select(peak == minus_infinity<V>(), V(T(0)), peak);
     V total(T(0));
     for_each_vec<V>(seen, [&](int64_t j, int n) {
-      const V e = exp(lanes_or_lowest(score<masking>(t, row, r, j, n), n) - base);
+      const V e = exp_or_zero(lanes_or_lowest(score<masking>(t, row, r, j, n), n) - base);
       total += e;
       store_n(row + j, e, n);
     });
@@ -179,7 +179,7 @@ void backward(const AttentionTile<T>& t, T* scores, T* slopes, const T* lse, con
       const int64_t seen = seen_columns(t, r);
       const V base(lse[r]), delta(deltas[r]);
       const auto gradient = [&](int64_t j, V z, int n) __attribute__((always_inline)) {
-        const V p = exp(score<masking>(t, row, r, j, n) - base);
+        const V p = exp_or_zero(score<masking>(t, row, r, j, n) - base);
         store_n(row + j, p * z, n);
         store_n(slope + j, p * (load_n(slope + j, n) * z - delta) * scale, n);
       };

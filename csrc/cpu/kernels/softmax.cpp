@@ -15,6 +15,18 @@ using namespace fastnn;
 
 constexpr int64_t kSumBlock = 2048;
 
+// f(f(start, ...), i, lanes) over a row: four chains side by side, because each step waits for the one
+// before.
+template <class V, class F, class Join>
+FASTNN_INLINE V fold(int64_t n, V start, const F& f, const Join& join) {
+  V part[4] = {start, start, start, start};
+  int64_t i = 0;
+  for (; i + 4 * V::N <= n; i += 4 * V::N)
+    for (int k = 0; k < 4; ++k) part[k] = f(part[k], i + k * V::N, V::N);
+  for_each_vec<V>(n - i, [&](int64_t j, int lanes) { part[0] = f(part[0], i + j, lanes); });
+  return join(join(part[0], part[1]), join(part[2], part[3]));
+}
+
 // Rows of at most K registers: read once, kept in registers, written once.
 template <class T, int K>
 void short_rows(const SoftmaxParams& p, int64_t begin, int64_t end) {
@@ -58,10 +70,10 @@ void rows(const SoftmaxParams& p, int64_t begin, int64_t end, void* scratch) {
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(p.x) + row * length;
       T* y = static_cast<T*>(p.y) + row * length;
-      V best = minus_infinity<V>();
-      for_each_vec<V>(
-          length, [&](int64_t i, int n) { best = max(best, lanes_or_lowest(load_n(x + i, n) * sign, n)); });
-      const V peak = max_of_lanes(best);
+      const V peak = max_of_lanes(fold(
+          length, minus_infinity<V>(),
+          [&](V best, int64_t i, int n) { return max(best, lanes_or_lowest(load_n(x + i, n) * sign, n)); },
+          [](V a, V b) { return max(a, b); }));
       V total(C(0));
       // Blocks of the row are added up apart: a long chain of float additions would lose digits.
       for (int64_t block = 0; block < length; block += kSumBlock) {
@@ -97,17 +109,17 @@ void rows_backward(const SoftmaxBackwardParams& p, int64_t begin, int64_t end) {
       const T* dy = static_cast<const T*>(p.dy) + row * length;
       const T* y = static_cast<const T*>(p.y) + row * length;
       T* dx = static_cast<T*>(p.dx) + row * length;
-      V total(C(0));  // lanes beyond the row are read as 0
-      if (p.log) {
-        for_each_vec<V>(length, [&](int64_t i, int n) { total += load_n(dy + i, n); });
-        const V sum = sum_of_lanes(total);
+      const auto add = [](V a, V b) { return a + b; };
+      if (p.log) {  // lanes beyond the row are read as 0
+        const V sum = sum_of_lanes(
+            fold(length, V(C(0)), [&](V total, int64_t i, int n) { return total + load_n(dy + i, n); }, add));
         for_each_vec<V>(length, [&](int64_t i, int n) {
           store_n(dx + i, (load_n(dy + i, n) - exp(load_n(y + i, n)) * sum) * sign, n);
         });
       } else {
-        for_each_vec<V>(length,
-                        [&](int64_t i, int n) { total = fma(load_n(dy + i, n), load_n(y + i, n), total); });
-        const V sum = sum_of_lanes(total);
+        const V sum = sum_of_lanes(fold(
+            length, V(C(0)),
+            [&](V total, int64_t i, int n) { return fma(load_n(dy + i, n), load_n(y + i, n), total); }, add));
         for_each_vec<V>(length, [&](int64_t i, int n) {
           store_n(dx + i, load_n(y + i, n) * (load_n(dy + i, n) - sum) * sign, n);
         });

@@ -32,28 +32,39 @@ FASTNN_INLINE Vec<float> from_unsigned(Bits bits) {
   return reinterpret_cast<Vec<float>::Raw>(bits);
 }
 
-// 2^n for whole n in [-126, 127].
-FASTNN_INLINE Vec<float> power_of_two(Vec<float> n) {
-  // Adding 1.5 * 2^23 leaves n in the low mantissa bits.
-  return from_unsigned((to_unsigned(n + Vec<float>(12582912.0f)) << 23) + 0x3f800000);
+// A whole number n, |n| < 2^22, as float and, in the low mantissa bits, plus 1.5 * 2^23.
+struct Whole {
+  static constexpr float kShift = 12582912.0f;
+  Vec<float> shifted;
+  FASTNN_INLINE Vec<float> value() const { return shifted - Vec<float>(kShift); }
+};
+
+// 2^n as what it adds to the exponent of a float.
+FASTNN_INLINE Bits exponent_of(Whole n) {
+  return to_unsigned(n.shifted) << 23;
+}
+// 2^n / 2^half for n - half in [-126, 127].
+FASTNN_INLINE Vec<float> power_of_two(Whole n, int half = 0) {
+  return from_unsigned(exponent_of(n) + static_cast<uint32_t>((127 - half) << 23));
 }
 
 // x * 2^n, rounded once, for n in [-252, 254].
-FASTNN_INLINE Vec<float> scale(Vec<float> x, Vec<float> n) {
+FASTNN_INLINE Vec<float> scale(Vec<float> x, Whole n) {
+  using V = Vec<float>;
 #if defined(__AVX512F__)
-  return (Vec<float>::Raw)_mm512_scalef_ps((__m512)x.v, (__m512)n.v);
+  return (V::Raw)_mm512_scalef_ps((__m512)x.v, (__m512)n.value().v);
 #else
-  const Vec<float> half = rint(n * Vec<float>(0.5f));
-  return x * power_of_two(half) * power_of_two(n - half);
+  const Whole half = {fma(n.value(), V(0.5f), V(Whole::kShift))};
+  return x * power_of_two(half) * power_of_two({n.value() - half.value() + V(Whole::kShift)});
 #endif
 }
 
 // n = round(x / ln2) and r = x - n ln2, |r| <= ln2 / 2. The first part of ln2 has so few bits that its
 // product with n is exact also without a fused multiply-add.
-FASTNN_INLINE Vec<float> reduce_ln2(Vec<float> x, Vec<float>& n) {
+FASTNN_INLINE Vec<float> reduce_ln2(Vec<float> x, Whole& n) {
   using V = Vec<float>;
-  n = rint(x * V(1.44269504088896341f));
-  return fma(n, V(2.12194440e-4f), fma(n, V(-0.693359375f), x));
+  n.shifted = fma(x, V(1.44269504088896341f), V(Whole::kShift));
+  return fma(n.value(), V(2.12194440e-4f), fma(n.value(), V(-0.693359375f), x));
 }
 
 // exp(r) - 1 - r over r^2, |r| <= ln2 / 2.
@@ -63,34 +74,44 @@ FASTNN_INLINE Vec<float> exp_tail(Vec<float> r) {
                     V(1.6666665459e-1f), V(5.0000001201e-1f));
 }
 
+// exp(x) / 2^n.
+FASTNN_INLINE Vec<float> exp_mantissa(Vec<float> x, Whole& n) {
+  using V = Vec<float>;
+  const V r = reduce_ln2(x, n);
+  return fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f));
+}
+
 FASTNN_INLINE Vec<float> exp(Vec<float> x) {
   using V = Vec<float>;
+  Whole n;
+  // Normal results, the rule: n goes into the exponent and nothing needs a bound.
+  if (__builtin_expect(all(abs(x) <= V(87.0f)), 1)) {
+    const V y = exp_mantissa(x, n);
+    return from_unsigned(to_unsigned(y) + exponent_of(n));
+  }
   // Rounds to 0 from here on. Not left to the scaling: an underflow costs the processor some 150 cycles, and
   // exp of minus infinity is what masks are made of. x as min's second operand keeps a NaN.
   const auto zero = x < V(-103.98f);
-  V n;
-  const V r = reduce_ln2(min(V(89.0f), select(zero, V(0.0f), x)), n);
-  return select(zero, V(0.0f), scale(fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f)), n));
+  const V y = exp_mantissa(min(V(89.0f), select(zero, V(0.0f), x)), n);
+  return select(zero, V(0.0f), scale(y, n));
 }
 
-// The same for x <= 0, where a NaN or a result below the smallest normal float is rare: without them 2^n is
-// added to the exponent and nothing needs a bound.
-FASTNN_INLINE Vec<float> exp_nonpositive(Vec<float> x) {
+// The same for x <= 0 without a branch, for rows with many minus infinities: 0 where the result is below the
+// smallest normal float.
+FASTNN_INLINE Vec<float> exp_or_zero(Vec<float> x) {
   using V = Vec<float>;
-  if (__builtin_expect(!all(x >= V(-87.0f)), 0)) return exp(x);
-  V n;
-  const V r = reduce_ln2(x, n);
-  const V y = fma(fma(exp_tail(r), r, V(1.0f)), r, V(1.0f));
-  return from_unsigned(to_unsigned(y) + (to_unsigned(n + V(12582912.0f)) << 23));
+  Whole n;
+  const V y = exp_mantissa(max(V(-87.0f), x), n);
+  return select(x < V(-87.0f), V(0.0f), y * power_of_two(n));  // the product keeps a NaN
 }
 
 FASTNN_INLINE Vec<float> expm1(Vec<float> x) {
   using V = Vec<float>;
-  V n;
+  Whole n;
   const V r = reduce_ln2(min(V(89.0f), max(V(-17.5f), x)), n);
   const V p = fma(exp_tail(r), r * r, r);
   // 2^n (1 + p) - 1 as 2 (2^(n-1) p + (2^(n-1) - 1/2)), because 2^128 is no float.
-  const V h = power_of_two(n - V(1.0f));
+  const V h = power_of_two(n, 1);
   const V y = fma(h, p, h - V(0.5f));
   return select(abs(x) < V(3e-8f), x, y + y);
 }
@@ -131,7 +152,7 @@ FASTNN_INLINE Vec<float> log(Vec<float> x) {
 // error is 9e-9 of log(1 + u) (least squares, reweighted).
 FASTNN_INLINE Vec<float> softplus(Vec<float> x) {
   using V = Vec<float>;
-  const V u = exp_nonpositive(-abs(x));
+  const V u = exp(-abs(x));
   const V tail =
       polynomial(u, V(-3.677453380e-3f), V(2.187538333e-2f), V(-6.092139706e-2f), V(1.102512330e-1f),
                  V(-1.556953341e-1f), V(1.977432072e-1f), V(-2.497509569e-1f), V(3.333224952e-1f), V(-0.5f));
@@ -211,7 +232,7 @@ FASTNN_INLINE Vec<double> tanhshrink(Vec<double> x) {
   return x;
 }
 
-FASTNN_INLINE Vec<double> exp_nonpositive(Vec<double> x) {
+FASTNN_INLINE Vec<double> exp_or_zero(Vec<double> x) {
   return exp(x);
 }
 FASTNN_INLINE Vec<double> softplus(Vec<double> x) {
@@ -222,7 +243,7 @@ FASTNN_INLINE Vec<double> softplus(Vec<double> x) {
 template <class T>
 FASTNN_INLINE Vec<T> sigmoid(Vec<T> x) {
   using V = Vec<T>;
-  const V e = exp_nonpositive(-abs(x));
+  const V e = exp(-abs(x));
   return select(x < V(T(0)), e, V(T(1))) / (V(T(1)) + e);
 }
 

@@ -110,6 +110,8 @@ FASTNN_INLINE uint32_t to_bits(Mask<float> m) {
   return _mm512_movepi32_mask((__m512i)m.v);
 #elif defined(__AVX2__)
   return static_cast<uint32_t>(_mm256_movemask_ps((__m256)m.v));
+#elif defined(__SSE2__)
+  return static_cast<uint32_t>(_mm_movemask_ps((__m128)m.v));
 #else
   uint32_t bits = 0;
   for (int i = 0; i < Vec<float>::N; ++i) bits |= static_cast<uint32_t>(m.v[i] & 1) << i;

@@ -165,7 +165,7 @@ struct GeluTanh
   FASTNN_BACKWARD {
     // g = sigmoid(2u) and g (1 - g) from e = exp(-|2u|): 1 - g itself would have lost its digits.
     const V k(2 * kSqrtTwoOverPi), p = V(0.044715) * s * s, u = k * s * (V(1) + p);
-    const V e = exp_nonpositive(-abs(u)), q = V(1) / (V(1) + e);
+    const V e = exp(-abs(u)), q = V(1) / (V(1) + e);
     const V g = select(u < V(0), e * q, q);
     return dy * (g + s * (e * q * q) * k * (V(1) + V(3) * p));
   }

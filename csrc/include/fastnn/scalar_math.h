@@ -43,9 +43,6 @@ namespace fastnn {
   FASTNN_HOST_DEVICE T normal_cdf(T x) {                                   \
     return T(0.5) + T(0.5) * ::erf##suffix(x * T(0.70710678118654752440)); \
   }                                                                        \
-  FASTNN_HOST_DEVICE T exp_nonpositive(T x) {                              \
-    return ::exp##suffix(x);                                               \
-  }                                                                        \
   FASTNN_HOST_DEVICE T softplus(T x) {                                     \
     return max(T(0), x) + ::log1p##suffix(::exp##suffix(-abs(x)));         \
   }                                                                        \
