@@ -54,7 +54,8 @@ target_compile_options(fastnn_cuda PRIVATE -Xcompiler=-Wall -Xptxas=-warn-spills
 add_library(_cuda MODULE ${cuda_ops_sources} $<TARGET_OBJECTS:fastnn_cuda>)
 target_include_directories(_cuda SYSTEM PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
 target_link_libraries(_cuda PRIVATE fastnn_flags torch_headers
-  ${torch_lib}/libc10.so ${torch_lib}/libc10_cuda.so ${torch_lib}/libtorch.so ${torch_lib}/libtorch_cpu.so)
+  ${torch_lib}/libc10.so ${torch_lib}/libc10_cuda.so ${torch_lib}/libtorch.so ${torch_lib}/libtorch_cpu.so
+  ${torch_lib}/libtorch_cuda.so)
 set_target_properties(_cuda PROPERTIES PREFIX "" OUTPUT_NAME libfastnn_cuda SKIP_BUILD_RPATH ON LINKER_LANGUAGE CXX)
 target_link_options(_cuda PRIVATE "LINKER:-rpath,$ORIGIN/../torch/lib" LINKER:--no-undefined)
 install(TARGETS _cuda LIBRARY DESTINATION .)

@@ -2,7 +2,6 @@
 #include "fastnn/dropout.h"
 
 #include <algorithm>
-#include <cmath>
 #include <type_traits>
 
 #include "cpu/by_type.h"
@@ -33,10 +32,6 @@ void run(const DropoutParams& p) {
 }
 
 }  // namespace
-
-uint32_t dropout_threshold(double p) {
-  return static_cast<uint32_t>(std::min(std::nearbyint(std::ldexp(p, 32)), 4294967295.0));
-}
 
 void dropout(const DropoutParams& p) {
   if (p.decisions == 0 || p.length == 0) return;

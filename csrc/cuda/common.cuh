@@ -93,8 +93,19 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
   __stwb(reinterpret_cast<uint4*>(p), raw);  // an assignment is split by the compiler now and then
 }
 
+inline bool is_aligned(const void* p) {
+  return reinterpret_cast<uintptr_t>(p) % kPackBytes == 0;
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
+}
+
+// Blocks in x for one thread (or `per_block` of anything) per item; 2^31 - 1 blocks are what a grid has.
+inline dim3 grid_for(int64_t items, int64_t per_block) {
+  const int64_t blocks = ceil_div(items, per_block);
+  if (blocks > 0x7fffffff) throw std::invalid_argument("fastnn: a tensor too large for one CUDA grid");
+  return dim3(static_cast<unsigned>(blocks));
 }
 
 }  // namespace fastnn::cuda

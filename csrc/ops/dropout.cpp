@@ -70,7 +70,57 @@ Tensor dropout_autograd(const Tensor& x, double p, double scale, double kept, do
   return y;
 }
 
+// --- the same on CUDA: seed and offset lie in device memory, so that a captured graph draws anew ----------
+
+Tensor dropout_by_meta(const Tensor& x, const Tensor&, double, double, double, double, c10::SymInt) {
+  return at::empty_like(x, at::MemoryFormat::Contiguous);
+}
+Tensor random_stream_meta(const Tensor& like) {
+  return at::empty({2}, like.options().dtype(at::kLong));
+}
+
+Tensor masked_by(const Tensor& x, const Tensor& stream, double p, double scale, double kept, double dropped,
+                 int64_t length) {
+  static const auto op =
+      handle<Tensor(const Tensor&, const Tensor&, double, double, double, double, int64_t)>(
+          "fastnn::_dropout_by");
+  return op.call(x, stream, p, scale, kept, dropped, length);
+}
+Tensor random_stream(const Tensor& like) {
+  static const auto op = handle<Tensor(const Tensor&)>("fastnn::_random_stream");
+  return op.call(like);
+}
+
+struct DropoutByGradient {
+  static constexpr const char* kName = "DropoutBackward";
+  static constexpr int kInputs = 1, kSaved = 1;
+  using Arguments = std::tuple<double, double, int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<1>& saved, const Wanted<1>&, double p,
+                                double scale, int64_t length) {
+    return {masked_by(dy[0], saved[0], p, scale, 0, 0, length)};
+  }
+};
+
+Tensor dropout_by_autograd(const Tensor& x, const Tensor& stream, double p, double scale, double kept,
+                           double dropped, int64_t length) {
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return masked_by(x, stream, p, scale, kept, dropped, length);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<DropoutByGradient>({p, scale, length}, x);
+  const Tensor y = run();
+  node->output(y).keep(0, stream);
+  return y;
+}
+
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "_dropout_by(Tensor x, Tensor stream, float p, float scale, float kept, float dropped, SymInt length) "
+      "-> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.def("_random_stream(Tensor like) -> Tensor",
+        {at::Tag::pt2_compliant_tag, at::Tag::nondeterministic_seeded});
   m.def(
       "_dropout(Tensor x, float p, float scale, float kept, float dropped, SymInt length, int seed, int "
       "offset) "
@@ -82,9 +132,12 @@ TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
 }
 TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
   m.impl("_dropout", dropout_meta);
+  m.impl("_dropout_by", dropout_by_meta);
+  m.impl("_random_stream", random_stream_meta);
 }
 TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
   m.impl("_dropout", dropout_autograd);
+  m.impl("_dropout_by", dropout_by_autograd);
 }
 
 // --- what the front ops share ----------------------------------------------------------------------------
@@ -100,9 +153,15 @@ struct Member {
 // The affine map of kept and dropped elements, and the mask's place in the random stream.
 struct Draw {
   double p, scale, kept, dropped;
-  Stream stream = next_stream();
+  Stream stream = {};
+  Tensor on_device;  // CUDA: the stream
 
-  Draw(double p, bool alpha) : p(p), scale(1 / (1 - p)), kept(0), dropped(0) {
+  Draw(const Tensor& x, double p, bool alpha) : p(p), scale(1 / (1 - p)), kept(0), dropped(0) {
+    if (x.is_cpu()) {
+      stream = next_stream();
+    } else {
+      on_device = random_stream(x);
+    }
     if (alpha) {
       constexpr double kAlpha = 1.7580993408473766;  // -(SELU's value at minus infinity)
       scale = 1 / std::sqrt((kAlpha * kAlpha * p + 1) * (1 - p));
@@ -112,6 +171,7 @@ struct Draw {
   }
 
   Tensor apply(const Tensor& x, int64_t length) const {
+    if (on_device.defined()) return dropout_by_autograd(x, on_device, p, scale, kept, dropped, length);
     return dropout_autograd(x, p, scale, kept, dropped, length, stream.seed, stream.offset);
   }
 };
@@ -161,7 +221,7 @@ bool identity(const Tensor& input, double p, bool train) {
 
 Tensor out_of_place(const Member& member, const Tensor& input, double p) {
   if (p == 1) return input * at::zeros({}, input.options());
-  const Draw draw(p, member.alpha);
+  const Draw draw(input, p, member.alpha);
   return member.features ? drop_features(input, draw) : drop_elements(input, draw);
 }
 

@@ -19,11 +19,17 @@ struct DropoutParams {
   double p = 0;             // probability of being dropped, 0 <= p < 1
   double scale = 1, kept = 0, dropped = 0;
   uint64_t seed = 0, offset = 0;
+  const uint64_t* stream = nullptr;  // CUDA: [2] on the device, seed and offset, instead of those above
 };
+
+// The threshold of fastnn/philox.h: p * 2^32 to the nearest.
+inline uint32_t dropout_threshold(double p) {
+  const double threshold = p * 4294967296.0 + 0.5;
+  return threshold < 4294967295.0 ? static_cast<uint32_t>(threshold) : 4294967295u;
+}
 
 namespace cpu {
 void dropout(const DropoutParams&);
-uint32_t dropout_threshold(double p);  // of fastnn/philox.h
 }  // namespace cpu
 
 }  // namespace fastnn
