@@ -2,6 +2,8 @@
 #include "ops/normalization.h"
 
 #include "fastnn/normalization.h"
+#include "ops/node.h"
+#include "ops/parameters.h"
 
 namespace fastnn::ops {
 namespace {
@@ -9,22 +11,6 @@ namespace {
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
-
-// x as [rows, length]: the last `dims` dimensions are normalised.
-struct Rows {
-  int64_t rows, length;
-};
-Rows rows_of(const Tensor& x, int64_t dims) {
-  TORCH_CHECK(dims >= 1 && dims <= x.dim(), "fastnn: ", dims, " normalised dimensions of ", x.dim());
-  const auto sizes = x.sizes();
-  return {c10::multiply_integers(sizes.slice(0, x.dim() - dims)),
-          c10::multiply_integers(sizes.slice(x.dim() - dims))};
-}
-
-// Contiguous whatever the layout of x, as torch's layer norm; torch's RMS norm keeps channels_last.
-at::MemoryFormat output_format(const Tensor& x, bool rms) {
-  return rms ? x.suggest_memory_format() : at::MemoryFormat::Contiguous;
-}
 
 // y, and mean and 1 / sqrt(var + eps) of each row; no mean with rms.
 Tensors layer_norm_cpu(const Tensor& x, int64_t dims, const OptionalTensor& weight,

@@ -1,7 +1,7 @@
-// What the ops of layer and group norm share.
+// What the ops of layer and group norm share. No Python here: libfastnn_cuda.so is built from this header
+// too.
 #pragma once
-#include "ops/node.h"
-#include "ops/parameters.h"
+#include "ops/vectors.h"
 
 namespace fastnn::ops {
 
@@ -21,6 +21,22 @@ struct Normalised {
 // The gradients that `mask` does not ask for are empty tensors; a parameter's has the dtype of `weight`.
 inline at::ScalarType parameter_type(const Tensor& x, const OptionalTensor& weight) {
   return weight && weight->defined() ? weight->scalar_type() : compute_type(x);
+}
+
+// x as [rows, length]: the last `dims` dimensions are normalised.
+struct Rows {
+  int64_t rows, length;
+};
+inline Rows rows_of(const Tensor& x, int64_t dims) {
+  TORCH_CHECK(dims >= 1 && dims <= x.dim(), "fastnn: ", dims, " normalised dimensions of ", x.dim());
+  const auto sizes = x.sizes();
+  return {c10::multiply_integers(sizes.slice(0, x.dim() - dims)),
+          c10::multiply_integers(sizes.slice(x.dim() - dims))};
+}
+
+// Contiguous whatever the layout of x, as torch's layer norm; torch's RMS norm keeps channels_last.
+inline at::MemoryFormat output_format(const Tensor& x, bool rms) {
+  return rms ? x.suggest_memory_format() : at::MemoryFormat::Contiguous;
 }
 
 }  // namespace fastnn::ops

@@ -3,7 +3,9 @@
 // statistics is batch norm's.
 #include "fastnn/normalization.h"
 #include "ops/bind.h"
+#include "ops/node.h"
 #include "ops/normalization.h"
+#include "ops/parameters.h"
 
 namespace fastnn::ops {
 namespace {

@@ -8,21 +8,11 @@
 namespace fastnn::ops {
 namespace {
 
-// A contiguous tensor as [outer, length, inner]; a 0-d tensor has length 1.
-struct View {
-  int64_t outer = 1, length = 1, inner = 1;
-};
-View view_of(const Tensor& t, int64_t dim) {
-  if (t.dim() == 0) return {};
-  return {c10::multiply_integers(t.sizes().slice(0, dim)), t.size(dim),
-          c10::multiply_integers(t.sizes().slice(dim + 1))};
-}
-
 // Contiguous whatever the layout of x, as torch's.
 Tensor softmax_cpu(const Tensor& x, int64_t dim, bool log, bool negate) {
   const Tensor dense = x.contiguous();
   Tensor y = at::empty(x.sizes(), x.options());
-  const View v = view_of(y, dim);
+  const DimensionView v = dimension_view(y, dim);
   cpu::softmax_forward({.dtype = dtype_of(x),
                         .outer = v.outer,
                         .length = v.length,
@@ -38,7 +28,7 @@ Tensor softmax_backward_cpu(const Tensor& dy, const Tensor& y, int64_t dim, bool
   check_like(dy, y, "dy");
   const Tensor dense_dy = dy.contiguous(), dense_y = y.contiguous();
   Tensor dx = at::empty(y.sizes(), y.options());
-  const View v = view_of(y, dim);
+  const DimensionView v = dimension_view(y, dim);
   cpu::softmax_backward({.dtype = dtype_of(y),
                          .outer = v.outer,
                          .length = v.length,

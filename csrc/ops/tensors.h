@@ -58,6 +58,16 @@ inline Tensor with_layout_of(const Tensor& t, const Tensor& like) {
   return at::empty_strided(like.sizes(), like.strides(), like.options()).copy_(t);
 }
 
+// A contiguous tensor as [outer, length, inner] around one dimension; a 0-d tensor has length 1.
+struct DimensionView {
+  int64_t outer = 1, length = 1, inner = 1;
+};
+inline DimensionView dimension_view(const Tensor& t, int64_t dim) {
+  if (t.dim() == 0) return {};
+  return {c10::multiply_integers(t.sizes().slice(0, dim)), t.size(dim),
+          c10::multiply_integers(t.sizes().slice(dim + 1))};
+}
+
 // at::empty_like() of a CPU tensor without the dispatcher, half a microsecond: every number will be written.
 inline Tensor fresh_like(const Tensor& t) {
   if (!t.is_non_overlapping_and_dense()) return at::empty_like(t);

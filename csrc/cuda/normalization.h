@@ -1,0 +1,16 @@
+// Launchers of the layer and RMS norm kernels. They start work on `stream` of the current device and return.
+#pragma once
+#include <cuda_runtime_api.h>
+
+#include "fastnn/normalization.h"
+
+namespace fastnn::cuda {
+
+void layer_norm_forward(const LayerNormParams&, cudaStream_t stream);
+
+// workspace: layer_norm_workspace() numbers of the compute type; null where neither dweight nor dbias is
+// wanted.
+int64_t layer_norm_workspace(const LayerNormBackwardParams&);
+void layer_norm_backward(const LayerNormBackwardParams&, void* workspace, cudaStream_t stream);
+
+}  // namespace fastnn::cuda
