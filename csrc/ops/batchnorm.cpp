@@ -1,6 +1,6 @@
 // Batch normalisation: private ops for batch statistics (which updates the running ones in place) and for
 // running statistics, one backward op for both, autograd, the front op.
-#include "fastnn/batchnorm.h"
+#include "ops/batchnorm.h"
 
 #include "ops/bind.h"
 #include "ops/node.h"
@@ -12,12 +12,6 @@ namespace {
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
-
-BatchNormShape shape_of(const Tensor& x, at::MemoryFormat format) {
-  const int64_t N = x.size(0), C = x.size(1), L = N * C == 0 ? 0 : x.numel() / (N * C);
-  // One element per channel: both layouts are the same in memory, and columns are the vectors.
-  return {.N = N, .C = C, .L = L, .channels_last = L == 1 || format != at::MemoryFormat::Contiguous};
-}
 
 // y, mean and 1 / sqrt(var + eps) of the batch [C]; the running statistics change in place.
 Tensors train_cpu(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
