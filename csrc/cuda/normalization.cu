@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kThreads == kWarp ? kRowBlock : kThreads)
   x += row * length;
   dx += row * length;
   const bool rms = means == nullptr;
-  const C mean = or_zero(means, row), rstd = rstds[row];
+  const C mean = or_zero(means, row), rstd = rstds[row], share = C(1) / static_cast<C>(length);
   const int64_t first = int64_t{threadIdx.x % kThreads} * N;
   C of_dy[N], of_x[N];
   Two<C> sums = {0, 0};  // of g and g xhat
@@ -104,7 +104,7 @@ __global__ void __launch_bounds__(kThreads == kWarp ? kRowBlock : kThreads)
     }
   }
   sums = group_reduce<kThreads>(sums, SumTwo());
-  const C of_g = rms ? C(0) : sums.a / static_cast<C>(length), along = sums.b / static_cast<C>(length);
+  const C of_g = rms ? C(0) : sums.a * share, along = sums.b * share;
 #pragma unroll kInFlight < T>
   for (int64_t at = first; at < length; at += kThreads * N) {
     R::read_piece(dy + at, of_dy);
