@@ -101,12 +101,16 @@ template <class P>
 constexpr ConvAlgorithm<P> kLastDepthwise = {
     "depthwise, channels last", [](const P& p) { return depthwise(p) && p.k == p.c; }, conv_last_depthwise};
 template <class P>
+constexpr ConvAlgorithm<P> kLastWinograd = {"winograd", [](const P& p) { return winograd_pays(p); },
+                                            conv_winograd};
+template <class P>
 constexpr ConvAlgorithm<P> kLastPlanes = {"copied to planes", [](const P&) { return true; },
                                           conv_last_planes};
 
 constexpr ConvAlgorithm<Forward> kLastForward[] = {
     kLastProduct<Forward>,
     kLastDepthwise<Forward>,
+    kLastWinograd<Forward>,
     {"channels last", [](const Forward& p) { return fills_registers(p, p.k); }, conv_last_dense},
     kLastPlanes<Forward>,
     kReference<Forward>,
@@ -114,6 +118,7 @@ constexpr ConvAlgorithm<Forward> kLastForward[] = {
 constexpr ConvAlgorithm<BackwardData> kLastBackwardData[] = {
     kLastProduct<BackwardData>,
     kLastDepthwise<BackwardData>,
+    kLastWinograd<BackwardData>,
     {"channels last", [](const BackwardData& p) { return fills_registers(p, p.c); }, conv_last_dense},
     kLastPlanes<BackwardData>,
     kReference<BackwardData>,
@@ -121,6 +126,7 @@ constexpr ConvAlgorithm<BackwardData> kLastBackwardData[] = {
 constexpr ConvAlgorithm<BackwardWeight> kLastBackwardWeight[] = {
     kLastProduct<BackwardWeight>,
     kLastDepthwise<BackwardWeight>,
+    kLastWinograd<BackwardWeight>,
     {"channels last", [](const BackwardWeight& p) { return fills_registers(p, p.c > p.k ? p.c : p.k); },
      conv_last_dense},
     kLastPlanes<BackwardWeight>,

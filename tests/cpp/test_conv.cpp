@@ -166,14 +166,16 @@ const Shape kWinogradShapes[] = {
 TEST(conv_winograd_is_the_reference) {
   for (const Shape& s : kWinogradShapes) {
     for (const Place place : kPlaces) {
-      for (const bool bias : {false, true}) {
-        check<float>(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * 9,
-                     place, bias);
-        check<float>(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
-                     s.k / s.g * 9, place, bias);
+      for (const bool last : {false, true}) {
+        for (const bool bias : {false, true}) {
+          check<float>(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * 9,
+                       place, bias, last);
+          check<float>(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
+                       s.k / s.g * 9, place, bias, last);
+        }
+        check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+                     s.n * product(s.in), place, false, last);
       }
-      check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
-                   s.n * product(s.in), place, false);
     }
   }
 }
@@ -227,9 +229,11 @@ TEST(conv_bits_do_not_depend_on_threads) {
 
 TEST(conv_winograd_bits_do_not_depend_on_threads) {
   for (const Shape& s : kWinogradShapes) {
-    check_threads(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y);
-    check_threads(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x);
-    check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w);
+    for (const bool last : {false, true}) {
+      check_threads(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, last);
+      check_threads(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, last);
+      check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, last);
+    }
   }
 }
 

@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "cpu/conv/algorithms.h"
 #include "cpu/conv/winograd_tiles.h"
@@ -48,11 +49,45 @@ std::atomic<bool> enabled{enabled_at_start()};
 struct Pass {
   int64_t n, g, in_channels, out_channels;  // channels of a group
   int64_t in[2], out[2], pad[2];
+  bool channels_last;
   const float *x, *bias, *w;
-  int64_t w_group, w_in, w_out;
+  int64_t w_group, w_in, w_out, w_tap;
   bool rotated;
   float* y;
 };
+
+// The kernels' weights are [k, c / g, 9] or, with channels last, [k, 9, c / g].
+Pass make_pass(const ConvGeometry& p, const void* w, const void* bias, const void* x, void* y,
+               bool backward) {
+  const int64_t cg = p.c / p.g, kg = p.k / p.g;
+  const int64_t of_k = cg * 9, of_c = p.channels_last ? 1 : 9;
+  Pass pass{};
+  pass.n = p.n;
+  pass.g = p.g;
+  pass.in_channels = cg;
+  pass.out_channels = kg;
+  for (int d = 0; d < 2; ++d) {
+    pass.in[d] = p.in[d + 1];
+    pass.out[d] = p.out[d + 1];
+    pass.pad[d] = p.padding[d + 1];
+  }
+  pass.w_in = of_c, pass.w_out = of_k;
+  if (backward) {
+    std::swap(pass.in_channels, pass.out_channels);
+    std::swap(pass.in, pass.out);
+    std::swap(pass.w_in, pass.w_out);
+    for (int64_t& pad : pass.pad) pad = 2 - pad;
+  }
+  pass.channels_last = p.channels_last;
+  pass.x = static_cast<const float*>(x);
+  pass.bias = static_cast<const float*>(bias);
+  pass.w = static_cast<const float*>(w);
+  pass.w_group = kg * of_k;
+  pass.w_tap = p.channels_last ? cg : 1;
+  pass.rotated = backward;
+  pass.y = static_cast<float*>(y);
+  return pass;
+}
 
 struct Panels {
   int64_t width, count;  // channels of a full panel; panels
@@ -79,6 +114,7 @@ void transform_weights(const Pass& p, const Panels& panels, float* u, int64_t u_
                    weight.w = p.w + group * p.w_group + c * p.w_in + panel * panels.width * p.w_out;
                    weight.in_stride = p.w_in;
                    weight.out_stride = p.w_out;
+                   weight.tap = p.w_tap;
                    weight.in = std::min(kSlice, p.in_channels - c);
                    weight.out = panels.channels(panel);
                    weight.rotated = p.rotated;
@@ -125,8 +161,10 @@ bool convolve(const Pass& p) {
       const int64_t begin = block * size, end = std::min(begin + size, tiles.total);
       tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
         WinogradInput input;
-        input.plane = p.in[0] * p.in[1];
-        input.x = p.x + (n * p.g + group) * p.in_channels * input.plane;
+        const WinogradImage image(p.channels_last, p.g * p.in_channels, p.in[0] * p.in[1]);
+        input.plane = image.plane;
+        input.pixel = image.pixel;
+        input.x = p.x + image.start(n, group * p.in_channels);
         input.height = p.in[0];
         input.width = p.in[1];
         input.channels = p.in_channels;
@@ -164,12 +202,14 @@ bool convolve(const Pass& p) {
           output.tiles = count;
           output.channels = panels.channels(panel);
           output.bias = p.bias == nullptr ? nullptr : p.bias + group * p.out_channels + k;
-          output.plane = p.out[0] * p.out[1];
+          const WinogradImage image(p.channels_last, p.g * p.out_channels, p.out[0] * p.out[1]);
+          output.plane = image.plane;
+          output.pixel = image.pixel;
           output.width = p.out[1];
           output.rows = std::min(kTile, p.out[0] - row * kTile);
           output.cols = std::min(count * kTile, p.out[1] - col * kTile);
-          output.y = p.y + ((n * p.g + group) * p.out_channels + k) * output.plane +
-                     row * kTile * output.width + col * kTile;
+          output.y = p.y + image.start(n, group * p.out_channels + k) +
+                     (row * output.width + col) * kTile * image.pixel;
           if (!kernels.output(output)) finite.store(false, std::memory_order_relaxed);
         });
       }
@@ -208,43 +248,13 @@ bool winograd_pays(const ConvBackwardDataParams& p) {
 }
 
 void conv_winograd(const ConvForwardParams& p) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const Pass pass{p.n,
-                  p.g,
-                  cg,
-                  kg,
-                  {p.in[1], p.in[2]},
-                  {p.out[1], p.out[2]},
-                  {p.padding[1], p.padding[2]},
-                  static_cast<const float*>(p.x),
-                  static_cast<const float*>(p.b),
-                  static_cast<const float*>(p.w),
-                  kg * cg * 9,
-                  9,
-                  cg * 9,
-                  false,
-                  static_cast<float*>(p.y)};
-  if (!convolve(pass)) conv_shift(p);
+  if (!convolve(make_pass(p, p.w, p.b, p.x, p.y, false)))
+    p.channels_last ? conv_last_dense(p) : conv_shift(p);
 }
 
 void conv_winograd(const ConvBackwardDataParams& p) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const Pass pass{p.n,
-                  p.g,
-                  kg,
-                  cg,
-                  {p.out[1], p.out[2]},
-                  {p.in[1], p.in[2]},
-                  {2 - p.padding[1], 2 - p.padding[2]},
-                  static_cast<const float*>(p.dy),
-                  static_cast<const float*>(p.b),
-                  static_cast<const float*>(p.w),
-                  kg * cg * 9,
-                  cg * 9,
-                  9,
-                  true,
-                  static_cast<float*>(p.dx)};
-  if (!convolve(pass)) conv_shift(p);
+  if (!convolve(make_pass(p, p.w, p.b, p.dy, p.dx, true)))
+    p.channels_last ? conv_last_dense(p) : conv_shift(p);
 }
 
 }  // namespace fastnn::cpu

@@ -13,6 +13,14 @@ namespace fastnn::cpu {
 // of the first-level cache.
 constexpr int64_t kWinogradSkew = 16;
 
+// Where an image's values lie: [n, channels, area] or [n, area, channels].
+struct WinogradImage {
+  int64_t size, plane, pixel;  // elements of an image; from a channel, a pixel to the next
+  WinogradImage(bool channels_last, int64_t channels, int64_t area)
+      : size(channels * area), plane(channels_last ? 1 : area), pixel(channels_last ? channels : 1) {}
+  int64_t start(int64_t n, int64_t channel) const { return n * size + channel * plane; }
+};
+
 struct WinogradTiles {
   int64_t rows, cols, total;
   WinogradTiles(int64_t n, int64_t height, int64_t width)

@@ -58,8 +58,10 @@ struct Adder {
     const int64_t cg = p.c / p.g, kg = p.k / p.g;
     tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
       WinogradInput x;
-      x.plane = p.in[1] * p.in[2];
-      x.x = static_cast<const float*>(p.x) + (n * p.g + group) * cg * x.plane;
+      const WinogradImage in(p.channels_last, p.c, p.in[1] * p.in[2]);
+      x.plane = in.plane;
+      x.pixel = in.pixel;
+      x.x = static_cast<const float*>(p.x) + in.start(n, group * cg);
       x.height = p.in[1];
       x.width = p.in[2];
       x.channels = cg;
@@ -71,8 +73,10 @@ struct Adder {
       x.v_tile = sums.v_tile;
       kernels.input(x);
       WinogradInput dy = x;
-      dy.plane = p.out[1] * p.out[2];
-      dy.x = static_cast<const float*>(p.dy) + ((n * p.g + group) * kg + first) * dy.plane;
+      const WinogradImage out(p.channels_last, p.k, p.out[1] * p.out[2]);
+      dy.plane = out.plane;
+      dy.pixel = out.pixel;
+      dy.x = static_cast<const float*>(p.dy) + out.start(n, group * kg + first);
       dy.height = p.out[1];
       dy.width = p.out[2];
       dy.channels = last - first;
@@ -151,11 +155,13 @@ void conv_winograd(const ConvBackwardWeightParams& p) {
                    gradient.splits = sums.splits;
                    gradient.channels = cg;
                    gradient.dw = static_cast<float*>(p.dw) + k * cg * 9;
+                   gradient.plane = p.channels_last ? 1 : 9;
+                   gradient.tap = p.channels_last ? cg : 1;
                    if (!winograd_kernels().weight_gradient(gradient))
                      finite.store(false, std::memory_order_relaxed);
                  }
                });
-  if (!finite.load()) conv_outer(p);
+  if (!finite.load()) p.channels_last ? conv_last_dense(p) : conv_outer(p);
 }
 
 }  // namespace fastnn::cpu

@@ -176,8 +176,11 @@ FASTNN_INLINE void load_row(const WinogradInput& p, const float* x, int64_t row,
   const bool inside = row >= 0 && row < p.height;
   const int64_t first = inside ? clamp(-p.col, 0, cols) : cols, last = clamp(p.width - p.col, first, cols);
   for (int64_t q = 0; q < first; ++q) store(to[q], V(0.0f));
-  const float* from = x + row * p.width + p.col;
+  const float* from = x + (row * p.width + p.col) * p.pixel;
   int64_t q = first;
+  if (p.plane == 1) {
+    for (; q < last; ++q) store(to[q], load_n(from + q * p.pixel, channels));
+  }
   for (; channels == kLanes && q + kLanes <= last; q += kLanes)
     load_square<true>(from + q, p.plane, kLanes, kLanes, to + q);
   for (; q < last; q += kLanes)
@@ -319,8 +322,11 @@ bool output(const WinogradOutput& p) {
           });
     }
     for (int64_t r = 0; r < p.rows; ++r) {
-      float* y = p.y + c * p.plane + r * p.width;
+      float* y = p.y + c * p.plane + r * p.width * p.pixel;
       int64_t q = 0;
+      if (p.plane == 1) {
+        for (; q < p.cols; ++q) store_n(y + q * p.pixel, load(strip.values[r][q]), channels);
+      }
       for (; channels == kLanes && q + kLanes <= p.cols; q += kLanes)
         store_square<true>(strip.values[r] + q, kLanes, kLanes, y + q, p.plane);
       for (; q < p.cols; q += kLanes)
@@ -331,21 +337,45 @@ bool output(const WinogradOutput& p) {
   return !any(isnan(poison));
 }
 
+// taps[t][j] = value t of the kernels (i + j, o ..), for `ins` of them.
+FASTNN_INLINE void load_kernels(const WinogradWeight& p, int64_t i, int ins, int64_t o,
+                                Strip<kTaps, kLanes>& taps) {
+  const float* w = p.w + i * p.in_stride + o * p.out_stride;
+  const int outs = static_cast<int>(clamp(p.out - o, 0, kLanes));
+  if (p.tap == 1) {
+    Strip<1, kTaps + kLanes> values;
+    for (int j = 0; j < ins; ++j, w += p.in_stride) {
+      for (int t = 0; t < kTaps; t += kLanes)
+        load_square<false>(w + t, p.out_stride, outs, static_cast<int>(least(kLanes, kTaps - t)),
+                           values.values[0] + t);
+      for (int t = 0; t < kTaps; ++t) store(taps.values[t][j], load(values.values[0][t]));
+    }
+    return;
+  }
+  for (int t = 0; t < kTaps; ++t, w += p.tap) {
+    if (p.in_stride == 1) {
+      load_square<false>(w, p.out_stride, outs, ins, taps.values[t]);
+    } else {
+      for (int j = 0; j < ins; ++j) store(taps.values[t][j], load_n(w + j * p.in_stride, outs));
+    }
+  }
+}
+
 void weight(const WinogradWeight& p) {
-  Strip<1, kTaps + kLanes> strip;
-  auto& taps = strip.values[0];
-  for (int64_t i = 0; i < p.in; ++i) {
-    for (int64_t o = 0; o < p.width; o += kLanes) {
-      const float* w = p.w + i * p.in_stride + o * p.out_stride;
-      const int outs = static_cast<int>(clamp(p.out - o, 0, kLanes));
-      for (int q = 0; q < kTaps; q += kLanes)
-        load_square<false>(w + q, p.out_stride, outs, static_cast<int>(least(kLanes, kTaps - q)), taps + q);
-      float* u = p.u + i * p.width + o;
-      const int first = p.rotated ? kTaps - 1 : 0, step = p.rotated ? -1 : 1;
-      transform<Kernel>(
-          [&](int r, int s) __attribute__((always_inline)) { return load(taps[first + step * (3 * r + s)]); },
-          [&](int r, int s, V value)
-              __attribute__((always_inline)) { store(u + (r * kSide + s) * p.u_position, value); });
+  Strip<kTaps, kLanes> taps;
+  const int first = p.rotated ? kTaps - 1 : 0, step = p.rotated ? -1 : 1;
+  for (int64_t o = 0; o < p.width; o += kLanes) {
+    for (int64_t i = 0; i < p.in; i += kLanes) {
+      const int ins = static_cast<int>(least(kLanes, p.in - i));
+      load_kernels(p, i, ins, o, taps);
+      for (int j = 0; j < ins; ++j) {
+        float* u = p.u + (i + j) * p.width + o;
+        transform<Kernel>(
+            [&](int r, int s)
+                __attribute__((always_inline)) { return load(taps.values[first + step * (3 * r + s)][j]); },
+            [&](int r, int s, V value)
+                __attribute__((always_inline)) { store(u + (r * kSide + s) * p.u_position, value); });
+      }
     }
   }
 }
@@ -367,9 +397,13 @@ bool weight_gradient(const WinogradWeightGradient& p) {
           poison = fma(y, V(0.0f), poison);
           store(taps[3 * i + j], y);
         });
-    for (int q = 0; q < kTaps; q += kLanes)
-      store_square<false>(taps + q, channels, static_cast<int>(least(kLanes, kTaps - q)),
-                          p.dw + c * kTaps + q, kTaps);
+    float* dw = p.dw + c * p.plane;
+    if (p.plane == 1) {
+      for (int t = 0; t < kTaps; ++t) store_n(dw + t * p.tap, load(taps[t]), channels);
+      continue;
+    }
+    for (int t = 0; t < kTaps; t += kLanes)
+      store_square<false>(taps + t, channels, static_cast<int>(least(kLanes, kTaps - t)), dw + t, p.plane);
   }
   return !any(isnan(poison));
 }

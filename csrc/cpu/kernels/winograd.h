@@ -3,7 +3,7 @@
 //
 // A tile has 36 positions, numbered row by row; each is a plane of a matrix whose element (i, j) lies at
 // base + position * stride + i * row + j. Channels run along registers, so rows of planes have room for whole
-// registers.
+// registers. Images have channels first (planes, pixel == 1) or last (pixels, plane == 1).
 #pragma once
 #include <cstdint>
 
@@ -17,8 +17,8 @@ constexpr int kWinogradRun = 16;        // tiles side by side in one call: what 
 
 // Tiles of an image to planes [tile, channel].
 struct WinogradInput {
-  const float* x;  // channel i, value (r, q) at x + i * plane + r * width + q; zero outside height and width
-  int64_t plane, height, width, channels;
+  const float* x;  // channel i, value (r, q) at x + i * plane + (r * width + q) * pixel; 0 outside the image
+  int64_t plane, pixel, height, width, channels;
   int64_t row, col;  // where the first tile starts, possibly outside
   int64_t tiles;     // at most kWinogradRun
   float* v;
@@ -31,15 +31,15 @@ struct WinogradOutput {
   int64_t m_position, m_tile, tiles;
   const float* bias;  // [channels] or null
   int64_t channels;   // of the image; the planes have room for whole registers
-  float* y;           // channel i, value (r, q) at y + i * plane + r * width + q
-  int64_t plane, width;
+  float* y;           // channel i, value (r, q) at y + i * plane + (r * width + q) * pixel
+  int64_t plane, pixel, width;
   int64_t rows, cols;  // of the image that are there: at most 4 and 4 * tiles
 };
 
 // Kernels to planes [in, out], rows of `width` zero-filled beyond `out`.
 struct WinogradWeight {
-  const float* w;  // kernel (i, o), 9 values, at w + i * in_stride + o * out_stride
-  int64_t in_stride, out_stride, in, out;
+  const float* w;  // kernel (i, o), value t, at w + i * in_stride + o * out_stride + t * tap; one stride is 1
+  int64_t in_stride, out_stride, tap, in, out;
   bool rotated;  // by half a turn
   float* u;
   int64_t u_position, width;
@@ -60,7 +60,8 @@ struct WinogradProduct {
 struct WinogradWeightGradient {
   const float* m;
   int64_t m_position, m_split, splits, channels;
-  float* dw;  // [channels, 9]
+  float* dw;  // channel i, value t at dw + i * plane + t * tap, one of them 1
+  int64_t plane, tap;
 };
 
 struct WinogradKernels {
