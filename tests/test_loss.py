@@ -1,4 +1,4 @@
-"""CrossEntropyLoss: reductions, weights, ignored classes, special values, derivatives, threads, errors."""
+"""CrossEntropyLoss, MSELoss, BCEWithLogitsLoss: reductions, weights, ignored classes, special values, derivatives, threads, errors."""
 
 import pytest
 import torch
@@ -126,3 +126,65 @@ def test_keeps_no_log_probabilities():
     with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.numel()), t)[1], lambda t: t):
         F.cross_entropy(x, torch.randint(100, (64,)))
     assert sorted(sizes) == [1, 64, 128, 6400]  # normaliser, targets, statistics, the logits themselves
+
+
+PAIRED = ("mse_loss", "binary_cross_entropy_with_logits")
+
+
+@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_paired_derivatives(name, reduction):
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.rand(3, 5, dtype=torch.float64)
+
+    def loss(x):
+        return getattr(F, name)(x, target, reduction=reduction)
+
+    assert torch.autograd.gradcheck(loss, x)
+    assert torch.autograd.gradgradcheck(loss, x)
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_threads(name, threads, capability):
+    x, target = torch.randn(300_001, requires_grad=True), torch.rand(300_001)
+    runs = []
+    for n in (1, 2, 4):
+        with threads(n):
+            y = getattr(F, name)(x, target)
+            runs.append((y, torch.autograd.grad(y, x)[0]))
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(runs[0], other, strict=True))
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_paired_specials(name, capability):
+    x = torch.tensor([NAN, INF, -INF, 1e30, -1e30, -0.0, 0.0, 200.0, -200.0] * 4)
+    target = torch.rand(36)
+    torch.testing.assert_close(
+        getattr(F, name)(x, target, reduction="none"),
+        getattr(torch.nn.functional, name)(x, target, reduction="none"),
+        equal_nan=True,
+    )
+
+
+@pytest.mark.parametrize("name", PAIRED)
+def test_gradient_of_the_target_is_torchs(name):
+    x, target = torch.randn(4), torch.rand(4, requires_grad=True)
+    ours = torch.autograd.grad(getattr(F, name)(x, target), target)
+    torch.testing.assert_close(ours, torch.autograd.grad(getattr(torch.nn.functional, name)(x, target), target))
+
+
+def test_weights_are_torchs():
+    x, target = torch.randn(4, 3), torch.rand(4, 3)
+    for kw in ({"weight": torch.rand(4, 3)}, {"pos_weight": torch.rand(3)}):
+        ours = fastnn.BCEWithLogitsLoss(**kw)(x, target)
+        torch.testing.assert_close(ours, torch.nn.BCEWithLogitsLoss(**kw)(x, target))
+    ours = F.mse_loss(x, target, weight=target)
+    torch.testing.assert_close(ours, torch.nn.functional.mse_loss(x, target, weight=target))
+
+
+def test_shapes_that_differ():
+    with pytest.warns(UserWarning, match="different to the input size"):
+        assert F.mse_loss(torch.randn(3, 1), torch.randn(3, 4)).shape == ()
+    with pytest.raises(ValueError, match="Target size"):
+        F.binary_cross_entropy_with_logits(torch.randn(3, 1), torch.randn(3, 4))

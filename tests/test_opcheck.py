@@ -78,6 +78,13 @@ PRIVATE = {
         (x(), x(3, 5), CLASSES, torch.rand(5), plain(2, 3).abs(), torch.tensor(3.0, dtype=torch.float64), 1, -100),
         (plain(3), plain(3, 5), CLASSES, None, plain(2, 3).abs(), torch.tensor(1.0, dtype=torch.float64), 0, 2),
     ],
+    "_pointwise_loss": [
+        (x(3, 5), plain(3, 5), kind, reduction) for kind in (0, 1) for reduction in (0, 1, 2)
+    ],
+    "_pointwise_loss_backward": [
+        (x(), x(3, 5), plain(3, 5), 0, 1),
+        (plain(3, 5), plain(3, 5), plain(3, 5), 1, 0),
+    ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
     "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
     "_random_stream": [],
@@ -229,6 +236,11 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
+    "mse_loss": [((x(3, 5), plain(3, 5), 1), {})],
+    "binary_cross_entropy_with_logits": [
+        ((x(3, 5), plain(3, 5), None, None, 1), {}),
+        ((x(3, 5), plain(3, 5), None, torch.rand(5), 0), {}),
+    ],
     "cross_entropy": [((x(3, 5), CLASSES, None, 1, -100, 0.0), {}), ((x(3, 5), CLASSES, None, 1, -100, 0.1), {})],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),

@@ -25,12 +25,13 @@ def _case(
     algorithm: str = "",
     random: bool = False,
     classes: int = 0,
+    paired: bool = False,
     **kw: Any,
 ) -> Case:
     random |= layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(
         family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
-        classes=classes, quick=quick,
+        classes=classes, paired=paired, quick=quick,
     )  # fmt: skip
 
 
@@ -139,6 +140,9 @@ def _loss() -> list[Case]:
         _case("loss", "CrossEntropyLoss", (4096, 10000), classes=10000, quick=True),
         _case("loss", "CrossEntropyLoss", (128, 10), classes=10),
         _case("loss", "CrossEntropyLoss", (16, 21, 64, 64), classes=21),
+        _case("loss", "MSELoss", (64, 100), paired=True),
+        _case("loss", "MSELoss", _PLANES, paired=True),
+        _case("loss", "BCEWithLogitsLoss", _PLANES, paired=True),
     ]
 
 

@@ -43,6 +43,7 @@ class Case:
     algorithm: the one of fastnn's that the case is about, where it has a limit of its own, see `compare.py`.
     call: further keyword arguments of the call, e.g. output_size. unpool: arguments of the pooling to undo.
     classes: the second input is a tensor of class indices below this, one for each position of the first.
+    paired: the second input has the shape and dtype of the first, with numbers from [0, 1).
     """
 
     family: str
@@ -60,6 +61,7 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
     unpool: dict[str, Any] | None = None
     classes: int = 0
+    paired: bool = False
     quick: bool = False
 
     @property
@@ -130,6 +132,9 @@ class Case:
         if self.classes:
             positions = self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()
             inputs.append(torch.randint(self.classes, positions, generator=generator))
+        if self.paired:
+            target = torch.rand(self.shape, generator=generator).bfloat16()
+            inputs.append(apply_layout(target.to(kind), layout))
         return inputs
 
 

@@ -385,6 +385,10 @@ def _loss() -> list[Case]:
         classes = shape[min(1, len(shape) - 1)]
         for kw in arguments:
             cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, classes=classes))
+    for layer in ("MSELoss", "BCEWithLogitsLoss"):
+        for reduction in ("mean", "sum", "none"):
+            for shape in [(), (7,), (33, 70), (2, 3, 5, 7), (5000,)]:
+                cases.append(Case("loss", layer, (), {"reduction": reduction}, shape=shape, paired=True))
     return [
         *cases,
         Case("loss", "CrossEntropyLoss", (), shape=(6, 40), classes=40, values="large_mean"),
