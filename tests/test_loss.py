@@ -38,7 +38,9 @@ def both(x, target, **kw):
     for function in (torch.nn.functional.cross_entropy, F.cross_entropy):
         leaf = x.detach().clone().requires_grad_()
         y = function(leaf, target, **kw)
-        found.append((y.detach(), torch.autograd.grad(y, leaf, torch.linspace(1, 2, y.numel()).view(y.shape))[0]))
+        found.append(
+            (y.detach(), torch.autograd.grad(y, leaf, torch.linspace(1, 2, y.numel()).view(y.shape))[0])
+        )
     return found
 
 
@@ -171,7 +173,9 @@ def test_paired_specials(name, capability):
 def test_gradient_of_the_target_is_torchs(name):
     x, target = torch.randn(4), torch.rand(4, requires_grad=True)
     ours = torch.autograd.grad(getattr(F, name)(x, target), target)
-    torch.testing.assert_close(ours, torch.autograd.grad(getattr(torch.nn.functional, name)(x, target), target))
+    torch.testing.assert_close(
+        ours, torch.autograd.grad(getattr(torch.nn.functional, name)(x, target), target)
+    )
 
 
 def test_weights_are_torchs():

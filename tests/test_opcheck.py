@@ -75,8 +75,26 @@ PRIVATE = {
         (x(5), torch.tensor(2), None, 0, -100),
     ],
     "_cross_entropy_backward": [
-        (x(), x(3, 5), CLASSES, torch.rand(5), plain(2, 3).abs(), torch.tensor(3.0, dtype=torch.float64), 1, -100),
-        (plain(3), plain(3, 5), CLASSES, None, plain(2, 3).abs(), torch.tensor(1.0, dtype=torch.float64), 0, 2),
+        (
+            x(),
+            x(3, 5),
+            CLASSES,
+            torch.rand(5),
+            plain(2, 3).abs(),
+            torch.tensor(3.0, dtype=torch.float64),
+            1,
+            -100,
+        ),
+        (
+            plain(3),
+            plain(3, 5),
+            CLASSES,
+            None,
+            plain(2, 3).abs(),
+            torch.tensor(1.0, dtype=torch.float64),
+            0,
+            2,
+        ),
     ],
     "_pointwise_loss": [
         (x(3, 5), plain(3, 5), kind, reduction) for kind in (0, 1) for reduction in (0, 1, 2)
@@ -241,7 +259,10 @@ FRONT = {
         ((x(3, 5), plain(3, 5), None, None, 1), {}),
         ((x(3, 5), plain(3, 5), None, torch.rand(5), 0), {}),
     ],
-    "cross_entropy": [((x(3, 5), CLASSES, None, 1, -100, 0.0), {}), ((x(3, 5), CLASSES, None, 1, -100, 0.1), {})],
+    "cross_entropy": [
+        ((x(3, 5), CLASSES, None, 1, -100, 0.0), {}),
+        ((x(3, 5), CLASSES, None, 1, -100, 0.1), {}),
+    ],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
         ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),

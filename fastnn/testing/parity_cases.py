@@ -379,7 +379,16 @@ def _loss() -> list[Case]:
     arguments: list[dict[str, Any]] = [
         {}, {"reduction": "sum"}, {"reduction": "none"}, {"ignore_index": 2}, {"ignore_index": 2, "reduction": "none"},
     ]  # fmt: skip
-    shapes: list[tuple[int, ...]] = [(7,), (5, 9), (33, 10), (1, 1), (3, 2600), (2, 7, 13), (3, 5, 9, 11), (2, 3, 1, 70)]
+    shapes: list[tuple[int, ...]] = [
+        (7,),
+        (5, 9),
+        (33, 10),
+        (1, 1),
+        (3, 2600),
+        (2, 7, 13),
+        (3, 5, 9, 11),
+        (2, 3, 1, 70),
+    ]
     cases = []
     for shape in shapes:
         classes = shape[min(1, len(shape) - 1)]
