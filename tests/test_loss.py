@@ -1,4 +1,4 @@
-"""CrossEntropyLoss, MSELoss, BCEWithLogitsLoss: reductions, weights, ignored classes, special values, derivatives, threads, errors."""
+"""CrossEntropyLoss, MSELoss, BCEWithLogitsLoss: arguments, special values, derivatives, threads, errors."""
 
 import pytest
 import torch
