@@ -21,6 +21,7 @@ from fastnn.modules.batchnorm import *
 from fastnn.modules.conv import *
 from fastnn.modules.dropout import *
 from fastnn.modules.linear import *
+from fastnn.modules.loss import *
 from fastnn.modules.normalization import *
 from fastnn.modules.pooling import *
 from fastnn.modules.softmax import *

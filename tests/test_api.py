@@ -60,8 +60,11 @@ NATIVE = {  # class -> constructor arguments, shape of an input
     "FeatureAlphaDropout": ((), (4, 8, 3)),
     "TransformerEncoderLayer": ((12, 4, 20, 0.0), (5, 3, 12)),
 }
-# Ours, with more than one input or a layer as argument: tests/test_attention.py.
+# Ours, with more than one input or a layer as argument: tests/test_attention.py, tests/test_loss.py.
 COMPOSED = [
+    "BCEWithLogitsLoss",
+    "CrossEntropyLoss",
+    "MSELoss",
     "MultiheadAttention",
     "Transformer",
     "TransformerDecoder",

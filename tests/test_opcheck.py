@@ -51,6 +51,7 @@ CONV = ([1, 2], [1, 0], [1, 1], False, [0, 0], 1)
 TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
 
 ATTENTION = (x(2, 4, 3, 4), x(2, 2, 5, 4), x(2, 2, 5, 4))  # queries with twice the heads of keys and values
+CLASSES = torch.tensor([4, 0, 2])
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -66,6 +67,41 @@ PRIVATE = {
     "_softmax_backward": [
         (x(3, 5), plain(3, 5).softmax(1), 1, False, False),
         (x(3, 5), plain(3, 5).log_softmax(0), 0, True, False),
+    ],
+    "_cross_entropy": [
+        (x(3, 5), CLASSES, None, 1, -100),
+        (x(3, 5), CLASSES, torch.rand(5), 0, 2),
+        (x(2, 5, 4), torch.tensor([[0, 2, 4, 1], [3, 2, 2, 0]]), None, 2, 2),
+        (x(5), torch.tensor(2), None, 0, -100),
+    ],
+    "_cross_entropy_backward": [
+        (
+            x(),
+            x(3, 5),
+            CLASSES,
+            torch.rand(5),
+            plain(2, 3).abs(),
+            torch.tensor(3.0, dtype=torch.float64),
+            1,
+            -100,
+        ),
+        (
+            plain(3),
+            plain(3, 5),
+            CLASSES,
+            None,
+            plain(2, 3).abs(),
+            torch.tensor(1.0, dtype=torch.float64),
+            0,
+            2,
+        ),
+    ],
+    "_pointwise_loss": [
+        (x(3, 5), plain(3, 5), kind, reduction) for kind in (0, 1) for reduction in (0, 1, 2)
+    ],
+    "_pointwise_loss_backward": [
+        (x(), x(3, 5), plain(3, 5), 0, 1),
+        (plain(3, 5), plain(3, 5), plain(3, 5), 1, 0),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
     "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
@@ -218,6 +254,15 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
+    "mse_loss": [((x(3, 5), plain(3, 5), 1), {})],
+    "binary_cross_entropy_with_logits": [
+        ((x(3, 5), plain(3, 5), None, None, 1), {}),
+        ((x(3, 5), plain(3, 5), None, torch.rand(5), 0), {}),
+    ],
+    "cross_entropy": [
+        ((x(3, 5), CLASSES, None, 1, -100, 0.0), {}),
+        ((x(3, 5), CLASSES, None, 1, -100, 0.1), {}),
+    ],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
         ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),

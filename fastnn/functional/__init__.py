@@ -13,6 +13,7 @@ from fastnn.functional.batchnorm import *
 from fastnn.functional.conv import *
 from fastnn.functional.dropout import *
 from fastnn.functional.linear import *
+from fastnn.functional.loss import *
 from fastnn.functional.normalization import *
 from fastnn.functional.pooling import *
 from fastnn.functional.softmax import *

@@ -9,6 +9,7 @@ from fastnn.modules import batchnorm as _batchnorm
 from fastnn.modules import conv as _conv
 from fastnn.modules import dropout as _dropout
 from fastnn.modules import linear as _linear
+from fastnn.modules import loss as _loss
 from fastnn.modules import normalization as _normalization
 from fastnn.modules import pooling as _pooling
 from fastnn.modules import softmax as _softmax
@@ -18,6 +19,7 @@ from fastnn.modules.batchnorm import *  # noqa: F403
 from fastnn.modules.conv import *  # noqa: F403
 from fastnn.modules.dropout import *  # noqa: F403
 from fastnn.modules.linear import *  # noqa: F403
+from fastnn.modules.loss import *  # noqa: F403
 from fastnn.modules.normalization import *  # noqa: F403
 from fastnn.modules.pooling import *  # noqa: F403
 from fastnn.modules.softmax import *  # noqa: F403
@@ -29,6 +31,7 @@ __all__ = [
     *_conv.__all__,
     *_dropout.__all__,
     *_linear.__all__,
+    *_loss.__all__,
     *_normalization.__all__,
     *_pooling.__all__,
     *_softmax.__all__,

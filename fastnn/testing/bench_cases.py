@@ -24,12 +24,14 @@ def _case(
     quick: bool = False,
     algorithm: str = "",
     random: bool = False,
+    classes: int = 0,
+    paired: bool = False,
     **kw: Any,
 ) -> Case:
     random |= layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(
         family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
-        quick=quick,
+        classes=classes, paired=paired, quick=quick,
     )  # fmt: skip
 
 
@@ -133,6 +135,17 @@ def _softmax() -> list[Case]:
     ]
 
 
+def _loss() -> list[Case]:
+    return [
+        _case("loss", "CrossEntropyLoss", (4096, 10000), classes=10000, quick=True),
+        _case("loss", "CrossEntropyLoss", (128, 10), classes=10),
+        _case("loss", "CrossEntropyLoss", (16, 21, 64, 64), classes=21),
+        _case("loss", "MSELoss", (64, 100), paired=True),
+        _case("loss", "MSELoss", _PLANES, paired=True),
+        _case("loss", "BCEWithLogitsLoss", _PLANES, paired=True),
+    ]
+
+
 def _dropout() -> list[Case]:
     return [
         _case("dropout", "Dropout", _PLANES, 0.3, quick=True),
@@ -186,8 +199,8 @@ def _fused() -> list[Case]:
 
 
 BENCH: list[Case] = [
-    *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_dropout(),
-    *_attention(), *_network(), *_fused(),
+    *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_loss(),
+    *_dropout(), *_attention(), *_network(), *_fused(),
 ]  # fmt: skip
 
 # For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.

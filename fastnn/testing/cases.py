@@ -33,7 +33,7 @@ def library(side: str) -> ModuleType:
 class Case:
     """One layer with its arguments and the input it is called with.
 
-    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, dropout, attention,
+    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, loss, dropout, attention,
         network, fused: networks given to `fastnn.fuse`).
     layer: class name in torch.nn, or a function of `networks.py`: families `network` and `fused`, some of `attention`.
     shape: sizes of the input, batch first.
@@ -42,6 +42,8 @@ class Case:
     exact: forward must equal torch bit for bit. random: the output is drawn, see `compare.py`.
     algorithm: the one of fastnn's that the case is about, where it has a limit of its own, see `compare.py`.
     call: further keyword arguments of the call, e.g. output_size. unpool: arguments of the pooling to undo.
+    classes: the second input is a tensor of class indices below this, one for each position of the first.
+    paired: the second input has the shape and dtype of the first, with numbers from [0, 1).
     """
 
     family: str
@@ -58,6 +60,8 @@ class Case:
     algorithm: str = ""
     call: dict[str, Any] = field(default_factory=dict)
     unpool: dict[str, Any] | None = None
+    classes: int = 0
+    paired: bool = False
     quick: bool = False
 
     @property
@@ -111,7 +115,7 @@ class Case:
         return module.train(self.train)
 
     def inputs(self, dtype: str = "float32", layout: str = "contiguous", seed: int = 1) -> list[torch.Tensor]:
-        """The positional inputs of the call: the tensor, and for max-unpooling the indices.
+        """The positional inputs of the call: the tensor, for max-unpooling the indices, for losses the targets.
 
         The values depend on the seed, the shape and `values` only, and are exact in bfloat16 where the dtype is
         a half type, in float32 otherwise, so that every side and the float64 reference see the same numbers.
@@ -124,7 +128,14 @@ class Case:
             )
             x, indices = pool(torch.randn(self.unpool["shape"], generator=generator))
             return [apply_layout(x.to(kind), layout), indices]
-        return [apply_layout(_values(self.values, self.shape, generator).to(kind), layout)]
+        inputs = [apply_layout(_values(self.values, self.shape, generator).to(kind), layout)]
+        if self.classes:
+            positions = self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()
+            inputs.append(torch.randint(self.classes, positions, generator=generator))
+        if self.paired:
+            target = torch.rand(self.shape, generator=generator).bfloat16()
+            inputs.append(apply_layout(target.to(kind), layout))
+        return inputs
 
 
 def _values(kind: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -111,7 +111,7 @@ def work_of(case: Case) -> list[Work]:
         if isinstance(layer, torch.nn.MultiheadAttention) or not list(layer.children()):
             layer.register_forward_hook(note)
     with torch.no_grad():
-        module(torch.empty(case.shape, device="meta"))
+        module(*(t.to("meta") for t in case.inputs()))
     return found
 
 

@@ -375,6 +375,35 @@ def _softmax() -> list[Case]:
     ]
 
 
+def _loss() -> list[Case]:
+    arguments: list[dict[str, Any]] = [
+        {}, {"reduction": "sum"}, {"reduction": "none"}, {"ignore_index": 2}, {"ignore_index": 2, "reduction": "none"},
+    ]  # fmt: skip
+    shapes: list[tuple[int, ...]] = [
+        (7,),
+        (5, 9),
+        (33, 10),
+        (1, 1),
+        (3, 2600),
+        (2, 7, 13),
+        (3, 5, 9, 11),
+        (2, 3, 1, 70),
+    ]
+    cases = []
+    for shape in shapes:
+        classes = shape[min(1, len(shape) - 1)]
+        for kw in arguments:
+            cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, classes=classes))
+    for layer in ("MSELoss", "BCEWithLogitsLoss"):
+        for reduction in ("mean", "sum", "none"):
+            for shape in [(), (7,), (33, 70), (2, 3, 5, 7), (5000,)]:
+                cases.append(Case("loss", layer, (), {"reduction": reduction}, shape=shape, paired=True))
+    return [
+        *cases,
+        Case("loss", "CrossEntropyLoss", (), shape=(6, 40), classes=40, values="large_mean"),
+    ]
+
+
 def _dropout() -> list[Case]:
     shapes: dict[str, list[tuple[int, ...]]] = {
         "Dropout": [(4099,), (40, 70), (5, 6, 7, 8), (0, 4)],
@@ -433,6 +462,7 @@ PARITY: list[Case] = [
     *_normalization(),
     *_activation(),
     *_softmax(),
+    *_loss(),
     *_dropout(),
     *_attention(),
 ]

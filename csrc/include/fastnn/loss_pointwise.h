@@ -1,0 +1,37 @@
+// Losses of one element x and its target t each: squared error, and binary cross-entropy of logits.
+#pragma once
+#include <cstdint>
+
+#include "fastnn/dtype.h"
+
+namespace fastnn {
+
+enum class PointwiseLoss : int { kSquared, kBinaryLogits };
+
+struct PointwiseLossParams {
+  DType dtype = DType::kFloat32;
+  PointwiseLoss kind = PointwiseLoss::kSquared;
+  int64_t count = 0;
+  const void* x = nullptr;       // [count]
+  const void* target = nullptr;  // [count]
+  void* y = nullptr;             // [count], or null: only the sum is wanted
+};
+
+struct PointwiseLossBackwardParams {
+  DType dtype = DType::kFloat32;
+  PointwiseLoss kind = PointwiseLoss::kSquared;
+  int64_t count = 0;
+  const void* dy = nullptr;  // [count], or null: `slope` is that of every element
+  double slope = 1;
+  const void* x = nullptr;       // [count]
+  const void* target = nullptr;  // [count]
+  void* dx = nullptr;            // [count]
+};
+
+namespace cpu {
+// The sum of the losses where y is null, else 0.
+double pointwise_loss_forward(const PointwiseLossParams&);
+void pointwise_loss_backward(const PointwiseLossBackwardParams&);
+}  // namespace cpu
+
+}  // namespace fastnn

@@ -1,0 +1,241 @@
+// Cross-entropy: front op, private op, autograd. Class indices have kernels; class probabilities and label
+// smoothing are torch's.
+#include "fastnn/loss.h"
+
+#include "ops/bind.h"
+#include "ops/front.h"
+#include "ops/node.h"
+#include "ops/vectors.h"
+
+namespace fastnn::ops {
+namespace {
+
+using Tensors = std::tuple<Tensor, Tensor, Tensor>;
+
+// Logits [N, C, inner]: the classes are dimension 1, or the only one.
+DimensionView class_view(const Tensor& x) {
+  return dimension_view(x, x.dim() == 1 ? 0 : 1);
+}
+
+// What the kernels read of the targets, checked with torch's words.
+struct Classes {
+  Tensor index, weight;
+  ClassTargets view;
+
+  Classes(const Tensor& x, const Tensor& target, const OptionalTensor& class_weight, int64_t ignored) {
+    const DimensionView v = class_view(x);
+    TORCH_CHECK(target.scalar_type() == at::kLong && target.numel() == v.outer * v.inner,
+                "fastnn::_cross_entropy: targets of ", target.sizes(), " and ", target.scalar_type());
+    index = target.contiguous();
+    weight = vector_of(class_weight, v.length, compute_type(x));
+    view = {.index = index.const_data_ptr<int64_t>(), .class_weight = data(weight), .ignored = ignored};
+    const int64_t* bad = cpu::first_bad_target(view, index.numel(), v.length);
+    TORCH_CHECK_INDEX(bad == nullptr, "Target ", bad == nullptr ? 0 : *bad, " is out of bounds.");
+  }
+};
+
+// The loss; the largest logit and the sum of exponentials of each position; what the mean is divided by, in
+// double.
+Tensors cross_entropy_cpu(const Tensor& x, const Tensor& target, const OptionalTensor& weight,
+                          int64_t reduction, int64_t ignored) {
+  const DimensionView v = class_view(x);
+  const Classes classes(x, target, weight, ignored);
+  const Tensor dense = x.contiguous();
+  const int64_t positions = v.outer * v.inner;
+  const auto options = x.options().dtype(compute_type(x));
+  Tensor statistics = at::empty({2, positions}, options);
+  Tensor loss = at::empty(target.sizes(), options),
+         normaliser = at::empty({}, x.options().dtype(at::kDouble));
+  const DType dtype = dtype_of(x);
+  cpu::cross_entropy_forward({.dtype = dtype,
+                              .N = v.outer,
+                              .C = v.length,
+                              .inner = v.inner,
+                              .target = classes.view,
+                              .x = dense.const_data_ptr(),
+                              .peak = statistics[0].data_ptr(),
+                              .sum = statistics[1].data_ptr(),
+                              .loss = loss.data_ptr()});
+  double divisor = 1;
+  if (reduction != at::Reduction::None) {
+    if (reduction == at::Reduction::Mean) divisor = cpu::sum_of_weights(dtype, classes.view, positions);
+    const double sum = cpu::sum_of_losses(dtype, loss.const_data_ptr(), positions);
+    loss = at::empty({}, x.options()).fill_(sum / divisor);
+  }
+  normaliser.fill_(divisor);
+  return {loss.to(x.scalar_type()), statistics, normaliser};
+}
+
+Tensor cross_entropy_backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& target,
+                                  const OptionalTensor& weight, const Tensor& statistics,
+                                  const Tensor& normaliser, int64_t reduction, int64_t ignored) {
+  const DimensionView v = class_view(x);
+  const Classes classes(x, target, weight, ignored);
+  const int64_t positions = v.outer * v.inner;
+  check_sizes(statistics, {2, positions}, at::empty({0}, x.options().dtype(compute_type(x))), "statistics");
+  TORCH_CHECK(dy.numel() == (reduction == at::Reduction::None ? positions : 1) && normaliser.numel() == 1,
+              "fastnn::_cross_entropy_backward: dy of ", dy.sizes());
+  const Tensor dense = x.contiguous(), slopes = dy.to(compute_type(x)).contiguous(),
+               kept = statistics.contiguous();
+  Tensor dx = at::empty(x.sizes(), x.options());
+  cpu::cross_entropy_backward({.dtype = dtype_of(x),
+                               .N = v.outer,
+                               .C = v.length,
+                               .inner = v.inner,
+                               .target = classes.view,
+                               .dy = slopes.const_data_ptr(),
+                               .dy_is_number = reduction != at::Reduction::None,
+                               .scale = 1 / normaliser.item<double>(),
+                               .x = dense.const_data_ptr(),
+                               .peak = kept[0].const_data_ptr(),
+                               .sum = kept[1].const_data_ptr(),
+                               .dx = dx.data_ptr()});
+  return dx;
+}
+
+Tensors cross_entropy_meta(const Tensor& x, const Tensor& target, const OptionalTensor&, int64_t reduction,
+                           int64_t) {
+  return {reduction == at::Reduction::None ? at::empty_symint(target.sym_sizes(), x.options())
+                                           : at::empty({}, x.options()),
+          at::empty_symint({2, target.sym_numel()}, x.options().dtype(compute_type(x))),
+          at::empty({}, x.options().dtype(at::kDouble))};
+}
+Tensor cross_entropy_backward_meta(const Tensor&, const Tensor& x, const Tensor&, const OptionalTensor&,
+                                   const Tensor&, const Tensor&, int64_t, int64_t) {
+  return at::empty_symint(x.sym_sizes(), x.options());
+}
+
+// --- autograd --------------------------------------------------------------------------------------------
+
+Tensors call_cross_entropy(const Tensor& x, const Tensor& target, const OptionalTensor& weight,
+                           int64_t reduction, int64_t ignored) {
+  static const auto op = handle<decltype(cross_entropy_cpu)>("fastnn::_cross_entropy");
+  return op.call(x, target, weight, reduction, ignored);
+}
+Tensor call_cross_entropy_backward(const Tensor& dy, const Tensor& x, const Tensor& target,
+                                   const OptionalTensor& weight, const Tensor& statistics,
+                                   const Tensor& normaliser, int64_t reduction, int64_t ignored) {
+  static const auto op = handle<decltype(cross_entropy_backward_cpu)>("fastnn::_cross_entropy_backward");
+  return op.call(dy, x, target, weight, statistics, normaliser, reduction, ignored);
+}
+
+struct CrossEntropyGradient {
+  static constexpr const char* kName = "CrossEntropyBackward";
+  static constexpr int kInputs = 1, kSaved = 5;
+  using Arguments = std::tuple<int64_t, int64_t>;
+  static variable_list backward(const variable_list& dy, const Saved<5>& saved, const Wanted<1>&,
+                                int64_t reduction, int64_t ignored) {
+    const auto& [x, target, weight, statistics, normaliser] = saved;
+    const OptionalTensor w = weight.defined() ? OptionalTensor(weight) : std::nullopt;
+    return {call_cross_entropy_backward(dy[0], x, target, w, statistics, normaliser, reduction, ignored)};
+  }
+};
+
+Tensors cross_entropy_autograd(const Tensor& x, const Tensor& target, const OptionalTensor& weight,
+                               int64_t reduction, int64_t ignored) {
+  TORCH_CHECK(!needs_grad(weight), "fastnn::_cross_entropy has no gradient of the class weights");
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_cross_entropy(x, target, weight, reduction, ignored);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<CrossEntropyGradient>({reduction, ignored}, x);
+  auto [loss, statistics, normaliser] = run();
+  node->output(loss).keep(0, x).keep(1, target).keep(2, or_undefined(weight));
+  node->keep(3, statistics).keep(4, normaliser);
+  return {loss, statistics, normaliser};
+}
+
+// For second derivatives: the gradient of torch's loss, made of differentiable ops.
+Tensor cross_entropy_backward_autograd(const Tensor& dy, const Tensor& x, const Tensor& target,
+                                       const OptionalTensor& weight, const Tensor& statistics,
+                                       const Tensor& normaliser, int64_t reduction, int64_t ignored) {
+  if (!records(dy, x)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return call_cross_entropy_backward(dy, x, target, weight, statistics, normaliser, reduction, ignored);
+  }
+  const int64_t dim = x.dim() == 1 ? 0 : 1;
+  const Tensor counts = target != ignored, index = target.masked_fill(counts.logical_not(), 0);
+  Tensor slope = counts.to(x.scalar_type()) * dy / normaliser.to(x.scalar_type());
+  if (weight && weight->defined()) {
+    slope = slope * weight->index_select(0, index.reshape({-1})).view_as(index).to(x.scalar_type());
+  }
+  slope = slope.unsqueeze(dim);
+  return x.softmax(dim) * slope - at::zeros_like(x).scatter(dim, index.unsqueeze(dim), slope);
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "_cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction, int ignore_index) -> "
+      "(Tensor, Tensor, Tensor)",
+      {at::Tag::pt2_compliant_tag});
+  m.def(
+      "_cross_entropy_backward(Tensor dy, Tensor input, Tensor target, Tensor? weight, Tensor statistics, "
+      "Tensor normaliser, int reduction, int ignore_index) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+}
+TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
+  m.impl("_cross_entropy", cross_entropy_cpu);
+  m.impl("_cross_entropy_backward", cross_entropy_backward_cpu);
+}
+TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
+  m.impl("_cross_entropy", cross_entropy_meta);
+  m.impl("_cross_entropy_backward", cross_entropy_backward_meta);
+}
+TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
+  m.impl("_cross_entropy", cross_entropy_autograd);
+  m.impl("_cross_entropy_backward", cross_entropy_backward_autograd);
+}
+
+// --- front op --------------------------------------------------------------------------------------------
+
+const Op cross_entropy_op("cross_entropy", "_cross_entropy", kFloating, /*autocast=*/true);
+
+const char* why_not_cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+                                  int64_t reduction, double label_smoothing) {
+  if (const char* reason = why_not(cross_entropy_op, input, or_undefined(weight))) return reason;
+  if (target.scalar_type() != at::kLong) return "targets are not class indices of 64 bits";
+  if (!runs_on_cpu(target)) return "targets that are not plain and dense";
+  if (label_smoothing != 0) return "label smoothing";
+  if (needs_grad(weight)) return "a gradient of the class weights";
+  if (reduction < at::Reduction::None || reduction > at::Reduction::Sum) return "an unknown reduction";
+  const int64_t dims = input.dim();
+  if (dims == 0 || input.numel() == 0) return "an empty or 0-d input";
+  const int64_t classes = input.size(dims == 1 ? 0 : 1);
+  // Strips of columns compare classes as floats.
+  if (dims > 2 && classes >= (int64_t{1} << 24)) return "too many classes";
+  if (weight && weight->defined() && (weight->dim() != 1 || weight->numel() != classes))
+    return "class weights of another length than the classes";
+  std::vector<int64_t> expected = input.sizes().vec();
+  expected.erase(expected.begin() + (dims == 1 ? 0 : 1));
+  return target.sizes() == expected ? nullptr : "targets of another shape than the input without its classes";
+}
+
+Tensor cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
+                     int64_t reduction, int64_t ignore_index, double label_smoothing) {
+  return front(
+      cross_entropy_op, why_not_cross_entropy(input, target, weight, reduction, label_smoothing),
+      [&] { return std::get<0>(cross_entropy_autograd(input, target, weight, reduction, ignore_index)); },
+      [&] {
+        return at::cross_entropy_loss(input, target, weight, reduction, ignore_index, label_smoothing);
+      });
+}
+
+TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def(
+      "cross_entropy(Tensor input, Tensor target, Tensor? weight, int reduction, int ignore_index, float "
+      "label_smoothing) -> Tensor",
+      {at::Tag::pt2_compliant_tag});
+  m.impl("cross_entropy", c10::DispatchKey::CompositeImplicitAutograd, cross_entropy);
+}
+TORCH_LIBRARY_IMPL(fastnn, FuncTorchBatched, m) {
+  m.impl("cross_entropy", cross_entropy);
+}
+
+FASTNN_BIND(loss, m) {
+  bind_front<cross_entropy>(m, "cross_entropy",
+                            {"input", "target", "weight", "reduction", "ignore_index", "label_smoothing"});
+}
+
+}  // namespace
+}  // namespace fastnn::ops
