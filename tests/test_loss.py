@@ -61,8 +61,9 @@ def test_specials(shape, capability):
     x = x if len(shape) == 2 else x.t()[None].contiguous()
     target = torch.arange(8).view(shape[0], *shape[2:])
     for reduction in ("none", "mean"):
-        theirs, ours = both(x, target, reduction=reduction)
-        torch.testing.assert_close(ours, theirs, equal_nan=True)
+        for ignored in (-100, *range(4)):  # nothing, or a row that has no softmax
+            theirs, ours = both(x, target, reduction=reduction, ignore_index=ignored)
+            torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
 def test_all_ignored():

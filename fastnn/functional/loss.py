@@ -44,7 +44,8 @@ def mse_loss(
         plain = weight is None and size_average is None and reduce is None
         if plain and not has_torch_function((input, target)) and target.size() == input.size():
             return door().mse_loss(input, target, _reduction.get_enum(reduction))
-    return F.mse_loss(input, target, size_average, reduce, reduction, weight)
+    # torch's type stub does not know `weight`
+    return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 
 
 def binary_cross_entropy_with_logits(

@@ -96,7 +96,8 @@ void rows_backward(const CrossEntropyBackwardParams& p, int64_t begin, int64_t e
       const T* x = static_cast<const T*>(p.x) + row * p.C;
       T* dx = static_cast<T*>(p.dx) + row * p.C;
       if (!slopes.target.counts(row)) {
-        for_each_vec<V>(p.C, [&](int64_t i, int n) { store_n(dx + i, V(C(0)), n); });
+        const V none(sums[row] * C(0));  // NaN where the row has no softmax: torch's product with zero
+        for_each_vec<V>(p.C, [&](int64_t i, int n) { store_n(dx + i, none, n); });
         continue;
       }
       const C slope = slopes(row);
@@ -141,12 +142,13 @@ void strip_backward(const CrossEntropyBackwardParams& p, int64_t first, const T*
     if (slopes.target.counts(first + j)) which.v[j] = static_cast<C>(slopes.target.index[first + j]);
   }
   const V peak = load_n(static_cast<const C*>(p.peak) + first, n);
-  const V factor = slope / load_n(static_cast<const C*>(p.sum) + first, n), zero(C(0));
+  const V sum = load_n(static_cast<const C*>(p.sum) + first, n), zero(C(0));
+  const V factor = slope / sum, none = sum * zero;  // NaN where there is no softmax, as in rows_backward
   const auto ignored = which < zero;
   for (int64_t c = 0; c < p.C; ++c) {
     const V here = select(which == V(static_cast<C>(c)), slope, zero);
     const V g = exp(load_n(x + c * p.inner, n) - peak) * factor - here;
-    store_n(dx + c * p.inner, select(ignored, zero, g), n);
+    store_n(dx + c * p.inner, select(ignored, none, g), n);
   }
 }
 
