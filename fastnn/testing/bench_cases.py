@@ -53,7 +53,7 @@ def _conv() -> list[Case]:
         _case("conv", "Conv2d", (16, 256, 14, 14), 256, 256, 3, padding=1, algorithm="winograd"),
         _case("conv", "Conv2d", (9, 51, 37, 41), 51, 45, 3, padding=1, algorithm="winograd"),
         _case("conv", "Conv2d", (8, 64, 56, 56), 64, 128, 3, stride=2, padding=1),
-        _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2),
+        _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2, algorithm="winograd"),
         _case("conv", "Conv2d", (8, 3, 160, 160), 3, 48, 7, stride=2, padding=3),
         _case("conv", "Conv2d", (100, 1, 28, 28), 1, 20, 5, quick=True),
         _case("conv", "Conv2d", (100, 20, 12, 12), 20, 64, 5),
@@ -63,7 +63,7 @@ def _conv() -> list[Case]:
         _case("conv", "Conv2d", (16, 64, 28, 28), 64, 64, 3, padding=1, groups=8),
         _case("conv", "Conv2d", (2, 4, 12, 12), 4, 8, 3, quick=True),
         _case("conv", "Conv1d", (16, 64, 400), 64, 128, 5, padding=2),
-        _case("conv", "Conv3d", (4, 16, 16, 28, 28), 16, 32, 3, padding=1),
+        _case("conv", "Conv3d", (4, 16, 16, 28, 28), 16, 32, 3, padding=1, algorithm="winograd"),
         _case("conv", "ConvTranspose2d", (8, 64, 28, 28), 64, 32, 4, stride=2, padding=1),
     ]
 
