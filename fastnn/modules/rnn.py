@@ -26,7 +26,7 @@ class _Recurrent(ScriptsAsTorch, nn.RNNBase):
         if (
             compiling()
             or (not packed and (dims not in (2, 3) or any(state.dim() != dims for state in states)))
-            or len(states) == 1 - (self.mode != "LSTM")
+            or (self.mode == "LSTM" and len(states) not in (0, 2))
             or has_torch_function((data, *states, *self._flat_weights))
         ):
             return super().forward(input, hx)
