@@ -150,6 +150,22 @@ FASTNN_INLINE void for_each_sum(const RnnPart<T>& part, const RnnProduct<T>& m, 
   }
 }
 
+// y[j * y_row + i] = x[i * x_row + j], j < columns: `rows` of x, followed by zeros up to `written` of each
+// row of y.
+template <class T>
+FASTNN_INLINE void transpose_square(const T* x, int64_t x_row, int rows, int columns, T* y, int64_t y_row,
+                                    int written) {
+  using V = Vec<T>;
+  V square[V::N];
+#pragma GCC unroll 16
+  for (int i = 0; i < V::N; ++i) square[i] = i < rows ? load_n(x + i * x_row, columns) : V(T(0));
+  transpose(square);
+#pragma GCC unroll 16
+  for (int j = 0; j < V::N; ++j) {
+    if (j < columns) store_n(y + j * y_row, square[j], written);
+  }
+}
+
 template <class T>
 void pack(const RnnPacking<T>& p) {
   using V = Vec<T>;
@@ -164,17 +180,19 @@ void pack(const RnnPacking<T>& p) {
       continue;
     }
     for_each_vec<V>(p.k, [&](int64_t i, int steps) {
-      V square[V::N];
-#pragma GCC unroll 16
-      for (int lane = 0; lane < V::N; ++lane)
-        square[lane] = lane < n ? load_n(w + lane * p.column + i, steps) : V(T(0));
-      transpose(square);
-#pragma GCC unroll 16
-      for (int step = 0; step < V::N; ++step) {
-        if (step < steps) store(out + (i + step) * V::N, square[step]);
-      }
+      transpose_square(w + i, p.column, n, steps, out + i * V::N, V::N, V::N);
     });
   }
+}
+
+template <class T>
+void transpose_rows(const T* x, int64_t row, int64_t columns, int64_t rows, T* y) {
+  using V = Vec<T>;
+  for_each_vec<V>(columns, [&](int64_t j, int width) {
+    for_each_vec<V>(rows, [&](int64_t i, int height) {
+      transpose_square(x + i * row + j, row, height, width, y + j * rows + i, rows, height);
+    });
+  });
 }
 
 // --- cells -----------------------------------------------------------------------------------------------
@@ -283,6 +301,7 @@ void backward(const RnnBackward<T>& s) {
 template <class T>
 constexpr RnnOps<T> kOps = {Vec<T>::N,
                             pack<T>,
+                            transpose_rows<T>,
                             multiply<T>,
                             {forward<RnnCell::kTanh, T>, forward<RnnCell::kRelu, T>,
                              forward<RnnCell::kLstm, T>, forward<RnnCell::kGru, T>},

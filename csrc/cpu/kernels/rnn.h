@@ -88,6 +88,8 @@ template <class T>
 struct RnnOps {
   int lanes;
   void (*pack)(const RnnPacking<T>&);
+  // y[j * rows + i] = x[i * row + j], i < rows, j < columns.
+  void (*transpose)(const T* x, int64_t row, int64_t columns, int64_t rows, T* y);
   void (*multiply)(const RnnMultiply<T>&);
   void (*forward[4])(const RnnForward<T>&);  // by cell
   void (*backward[4])(const RnnBackward<T>&);

@@ -8,6 +8,9 @@
 namespace fastnn::cpu {
 namespace {
 
+// Columns of a transpose at a time: a cache line's worth of rows is written before the line leaves L1.
+constexpr int64_t kTransposed = 16;
+
 template <class T>
 class Backward {
  public:
@@ -151,15 +154,28 @@ class Backward {
 
   // --- gradients over all steps ---
 
-  static void weight_gradient(LinearMatrix slopes, int64_t K, LinearMatrix x, int64_t C, int64_t rows,
-                              void* dw, void* db) {
-    linear_backward({.dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32,
-                     .shape = {.N = rows, .C = C, .K = K},
-                     .dy = slopes,
-                     .x = x,
-                     .w = {},
-                     .dw = dw,
-                     .db = db});
+  // dw [K, C] = slopes^T x, as the transpose of x^T slopes: x has fewer columns, and what is stored by
+  // columns has to be packed.
+  void weight_gradient(const T* slopes, int64_t width, int64_t K, const T* x, int64_t C, void* dw) const {
+    const Scratch<T> transposed(C * K);
+    gemm(GemmParams<T>{.m = C,
+                       .n = K,
+                       .k = s_.rows,
+                       .a = x,
+                       .a_row = 1,
+                       .a_col = C,
+                       .b = slopes,
+                       .b_row = width,
+                       .b_col = 1,
+                       .c = transposed.data(),
+                       .c_row = K});
+    T* out = static_cast<T*>(dw);
+    parallel_for(
+        (K + kTransposed - 1) / kTransposed, 1 + kGrain / (C * kTransposed),
+        [&](int64_t first, int64_t last) {
+          for (int64_t k = first * kTransposed; k < std::min(K, last * kTransposed); k += kTransposed)
+            layer_.ops.transpose(transposed.data() + k, K, std::min(kTransposed, K - k), C, out + k * C);
+        });
   }
 
   // h of the step before, for each row.
@@ -186,7 +202,6 @@ class Backward {
     const RnnWeightGradients& g = p_.gradients[d];
     const int64_t H = s_.H, columns = layer_.blocks.gates * H,
                   shared = s_.cell == RnnCell::kGru ? 2 * H : columns;
-    const auto block = [&](int64_t column) { return LinearMatrix{slopes(d, 0) + column, slopes_width_, 1}; };
     // Past the columns that both weights share: GRU's n as W_hn sees it.
     const int64_t beyond = columns - shared, beyond_at = 3 * H;
     if (p_.dx) {
@@ -203,22 +218,26 @@ class Backward {
                          .c_row = s_.C,
                          .accumulate = d > 0});
     }
-    if (g.w_ih) weight_gradient(block(0), columns, {p_.x, s_.C, 1}, s_.C, s_.rows, g.w_ih, nullptr);
+    const T* all = slopes(d, 0);
+    if (g.w_ih) weight_gradient(all, slopes_width_, columns, static_cast<const T*>(p_.x), s_.C, g.w_ih);
     if (g.w_hh) {
       const Scratch<T> before(s_.rows * s_.P);
       gather_before(d, before.data());
       T* dw = static_cast<T*>(g.w_hh);
-      const LinearMatrix h = {before.data(), s_.P, 1};
-      weight_gradient(block(0), shared, h, s_.P, s_.rows, dw, nullptr);
-      if (beyond > 0)
-        weight_gradient(block(beyond_at), beyond, h, s_.P, s_.rows, dw + shared * s_.P, nullptr);
+      weight_gradient(all, slopes_width_, shared, before.data(), s_.P, dw);
+      if (beyond > 0) {
+        weight_gradient(all + beyond_at, slopes_width_, beyond, before.data(), s_.P, dw + shared * s_.P);
+      }
     }
-    if (g.w_hr) {
-      weight_gradient({projected(d, 0), s_.P, 1}, s_.P, {hidden(d, 0), H, 1}, H, s_.rows, g.w_hr, nullptr);
-    }
+    if (g.w_hr) weight_gradient(projected(d, 0), s_.P, s_.P, hidden(d, 0), H, g.w_hr);
     if (g.b_ih || g.b_hh) {
       const Scratch<T> sums(slopes_width_);
-      weight_gradient(block(0), slopes_width_, {}, 0, s_.rows, nullptr, sums.data());
+      linear_backward({.dtype = sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32,
+                       .shape = {.N = s_.rows, .C = 0, .K = slopes_width_},
+                       .dy = {all, slopes_width_, 1},
+                       .x = {},
+                       .w = {},
+                       .db = sums.data()});
       if (g.b_ih) std::copy_n(sums.data(), columns, static_cast<T*>(g.b_ih));
       if (g.b_hh) {
         T* db = static_cast<T*>(g.b_hh);

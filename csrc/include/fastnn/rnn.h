@@ -56,14 +56,14 @@ struct RnnWeights {
 struct RnnParams {
   DType dtype = DType::kFloat32;
   RnnShape shape;
-  RnnWeights weights[2] = {};     // by direction
-  const void* x = nullptr;   // [rows, C]
-  const void* h0 = nullptr;  // [D, N, P] or null: zeros
-  const void* c0 = nullptr;  // [D, N, H] or null: zeros; kLstm
-  void* y = nullptr;         // [rows, D P]
-  void* hy = nullptr;        // [D, N, P]
-  void* cy = nullptr;        // [D, N, H]; kLstm
-  void* kept = nullptr;      // [D, rows, kept H], or null: no backward will follow
+  RnnWeights weights[2] = {};  // by direction
+  const void* x = nullptr;     // [rows, C]
+  const void* h0 = nullptr;    // [D, N, P] or null: zeros
+  const void* c0 = nullptr;    // [D, N, H] or null: zeros; kLstm
+  void* y = nullptr;           // [rows, D P]
+  void* hy = nullptr;          // [D, N, P]
+  void* cy = nullptr;          // [D, N, H]; kLstm
+  void* kept = nullptr;        // [D, rows, kept H], or null: no backward will follow
 };
 
 // Null: not wanted.
