@@ -33,7 +33,9 @@ class _Recurrent(ScriptsAsTorch, nn.RNNBase):
         self._update_flat_weights()
         return self._packed(input, states) if packed else self._padded(input, states)
 
-    def _run(self, input: Tensor, batch_sizes: Tensor | None, states: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _run(
+        self, input: Tensor, batch_sizes: Tensor | None, states: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         if states:
             self.check_forward_args(input, states if self.mode == "LSTM" else states[0], batch_sizes)
         else:

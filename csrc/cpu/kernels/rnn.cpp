@@ -230,22 +230,22 @@ void forward(const RnnForward<T>& s) {
       s.part, s.product, [&](int64_t row, int64_t j, int lanes, const T* sums) {
         const auto gate = [&](int g) { return load(sums + g * V::N) + at(s.gates, row, g * H + j, lanes); };
         if constexpr (cell == RnnCell::kTanh) {
-          put(s.y, row, j, lanes, tanh(gate(0)));
+          put(s.y, row, j, lanes, tanh_fine(gate(0)));
         } else if constexpr (cell == RnnCell::kRelu) {
           put(s.y, row, j, lanes, max(V(T(0)), gate(0)));  // the second operand keeps a NaN
         } else if constexpr (cell == RnnCell::kLstm) {
-          const V i = sigmoid(gate(0)), f = sigmoid(gate(1)), g = tanh(gate(2)), o = sigmoid(gate(3));
+          const V i = sigmoid(gate(0)), f = sigmoid(gate(1)), g = tanh_fine(gate(2)), o = sigmoid(gate(3));
           const V c = fma(f, at_or_zero(s.c, row, j, lanes), i * g);
           put(s.gates, row, j, lanes, i);
           put(s.gates, row, H + j, lanes, f);
           put(s.gates, row, 2 * H + j, lanes, g);
           put(s.gates, row, 3 * H + j, lanes, o);
           put(s.gates, row, 4 * H + j, lanes, c);
-          put(s.y, row, j, lanes, o * tanh(c));
+          put(s.y, row, j, lanes, o * tanh_fine(c));
         } else {
           const V r = sigmoid(gate(0)), z = sigmoid(gate(1));
           const V hn = load(sums + 2 * V::N) + (s.b_hn ? load_n(s.b_hn + j, lanes) : V(T(0)));
-          const V n = tanh(fma(r, hn, at(s.gates, row, 2 * H + j, lanes)));
+          const V n = tanh_fine(fma(r, hn, at(s.gates, row, 2 * H + j, lanes)));
           put(s.gates, row, j, lanes, r);
           put(s.gates, row, H + j, lanes, z);
           put(s.gates, row, 2 * H + j, lanes, n);
@@ -278,7 +278,7 @@ void backward(const RnnBackward<T>& s) {
     } else if constexpr (cell == RnnCell::kRelu) {
       slope(0, select(kept(0) <= V(T(0)), V(T(0)), dh));  // a NaN lets pass, as torch's
     } else if constexpr (cell == RnnCell::kLstm) {
-      const V i = kept(0), f = kept(1), g = kept(2), o = kept(3), t = tanh(kept(4));
+      const V i = kept(0), f = kept(1), g = kept(2), o = kept(3), t = tanh_fine(kept(4));
       const V dc = fma(dh * o, tanh_slope(t), at(s.dc, row, j, lanes));
       slope(0, dc * g * sigmoid_slope(i));
       slope(1, dc * at_or_zero(s.c, row, j, lanes) * sigmoid_slope(f));
