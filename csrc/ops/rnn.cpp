@@ -448,11 +448,14 @@ Gradients rnn_layer_backward_autograd(const OptionalTensor& dy, const OptionalTe
     outputs.push_back(replay.outputs[i]);
     slopes.push_back(**incoming[i]);
   }
-  const variable_list found =
-      inputs.empty()
-          ? variable_list()
-          : torch::autograd::grad(outputs, inputs, slopes, /*retain_graph=*/true, /*create_graph=*/true,
+  variable_list found;
+  if (!inputs.empty()) {
+    std::optional<pybind11::gil_scoped_release>
+        no_gil;  // a caller from Python holds it, autograd's own threads don't
+    if (PyGILState_Check()) no_gil.emplace();
+    found = torch::autograd::grad(outputs, inputs, slopes, /*retain_graph=*/true, /*create_graph=*/true,
                                   /*allow_unused=*/true);
+  }
   std::vector<Tensor> all(3 + weights.size());
   for (size_t i = 0; i < found.size(); ++i)
     all[places[i]] = found[i].defined() ? found[i] : at::zeros_like(inputs[i]);

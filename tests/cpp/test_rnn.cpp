@@ -54,12 +54,12 @@ struct Run {
       : s(setting),
         N(s.active[0]),
         rows(std::accumulate(s.active.begin(), s.active.end(), int64_t{0})),
-        b{buffer(rows * s.C, place, 1),
-          buffer(s.D * N * s.P, place, 2),
-          buffer(s.D * N * s.H, place, 3),
-          buffer(rows * s.D * s.P, place, 4),
-          buffer(s.D * N * s.P, place, 5),
-          buffer(s.D * N * s.H, place, 6),
+        b{Buffer<T>(rows * s.C, place),
+          Buffer<T>(s.D * N * s.P, place),
+          Buffer<T>(s.D * N * s.H, place),
+          Buffer<T>(rows * s.D * s.P, place),
+          Buffer<T>(s.D * N * s.P, place),
+          Buffer<T>(s.D * N * s.H, place),
           Buffer<T>(rows * s.D * s.P, place),
           Buffer<T>(s.D * N * s.P, place),
           Buffer<T>(s.D * N * s.H, place),
@@ -69,6 +69,8 @@ struct Run {
           {},
           {}},
         kept(s.D * rows * rnn_blocks(s.cell).kept * s.H, place) {
+    uint64_t seed = 0;
+    for (const auto* filled : {&b.x, &b.h0, &b.c0, &b.dy, &b.dhy, &b.dcy}) filled->fill_random(++seed);
     int64_t row = 0;
     for (int64_t n : s.active) {
       first.push_back(row);
@@ -80,11 +82,6 @@ struct Run {
       b.w.emplace_back(sizes[i % kWeights], place).fill_random(10 + i, -scale, scale);
       b.dw.emplace_back(sizes[i % kWeights], place);
     }
-  }
-  static Buffer<T> buffer(int64_t size, Place place, uint64_t seed) {
-    Buffer<T> made(size, place);
-    made.fill_random(seed);
-    return made;
   }
 
   RnnShape shape() const {
