@@ -10,6 +10,7 @@ namespace {
 
 // Columns of a transpose at a time: a cache line's worth of rows is written before the line leaves L1.
 constexpr int64_t kTransposed = 16;
+constexpr int64_t kChain = 96;  // rows in one chain of a sum of the weights' gradients
 
 template <class T>
 class Backward {
@@ -155,20 +156,23 @@ class Backward {
   // --- gradients over all steps ---
 
   // dw [K, C] = slopes^T x, as the transpose of x^T slopes: x has fewer columns, and what is stored by
-  // columns has to be packed.
+  // columns has to be packed. In chains of kChain rows: torch sums step by step.
   void weight_gradient(const T* slopes, int64_t width, int64_t K, const T* x, int64_t C, void* dw) const {
     const Scratch<T> transposed(C * K);
-    gemm(GemmParams<T>{.m = C,
-                       .n = K,
-                       .k = s_.rows,
-                       .a = x,
-                       .a_row = 1,
-                       .a_col = C,
-                       .b = slopes,
-                       .b_row = width,
-                       .b_col = 1,
-                       .c = transposed.data(),
-                       .c_row = K});
+    for (int64_t row = 0; row < s_.rows; row += kChain) {
+      gemm(GemmParams<T>{.m = C,
+                         .n = K,
+                         .k = std::min(kChain, s_.rows - row),
+                         .a = x + row * C,
+                         .a_row = 1,
+                         .a_col = C,
+                         .b = slopes + row * width,
+                         .b_row = width,
+                         .b_col = 1,
+                         .c = transposed.data(),
+                         .c_row = K,
+                         .accumulate = row > 0});
+    }
     T* out = static_cast<T*>(dw);
     parallel_for(
         (K + kTransposed - 1) / kTransposed, 1 + kGrain / (C * kTransposed),
