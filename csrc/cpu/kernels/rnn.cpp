@@ -36,7 +36,7 @@ constexpr int kMaxRows = 6, kMaxSums = 12;
 constexpr int kMaxRows = 4, kMaxSums = 8;
 #endif
 constexpr int kMaxRegisters = 8;  // side by side
-constexpr int kAhead = 16;        // steps of a stream asked for ahead: the weights of a layer live in L2, or beyond
+constexpr int kAhead = 16;  // steps of a stream asked for ahead: the weights of a layer live in L2, or beyond
 
 // --- products --------------------------------------------------------------------------------------------
 
