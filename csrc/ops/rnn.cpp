@@ -14,76 +14,16 @@ constexpr int kWeights = 10;           // of two directions
 constexpr int kInputs = 3 + kWeights;  // x, hx, cx
 using Mask = std::array<bool, kInputs>;
 
-// --- shapes ----------------------------------------------------------------------------------------------
-
-// Int: SymInt on Meta.
-template <class Int>
-struct Sizes {
-  RnnCell cell;
-  int64_t D;
-  bool biases, projects;
-  Int N, C, H, P, rows;
-  std::vector<Int> y;  // sizes of the output
-
-  bool lstm() const { return cell == RnnCell::kLstm; }
-  RnnBlocks blocks() const { return rnn_blocks(cell); }
-  std::vector<Int> state() const { return {Int(D), N, P}; }
-  std::vector<Int> cells() const {
-    return lstm() ? std::vector<Int>{Int(D), N, H} : std::vector<Int>{Int(0)};
-  }
-  std::vector<Int> kept(bool keep) const {
-    if (!keep || blocks().kept == 0) return {Int(0)};
-    return {Int(D), rows, H * blocks().kept};
-  }
-};
-
-template <class Int>
-c10::ArrayRef<Int> sizes_of(const Tensor& t) {
-  if constexpr (std::is_same_v<Int, c10::SymInt>) {
-    return t.sym_sizes();
-  } else {
-    return t.sizes();
-  }
-}
-
-template <class Int>
-Sizes<Int> make_sizes(const Tensor& x, at::TensorList weights, at::IntArrayRef active, int64_t cell,
-                      bool bidirectional) {
-  TORCH_CHECK(cell >= 0 && cell <= static_cast<int64_t>(RnnCell::kGru),
-              "fastnn::_rnn_layer: no cell has number ", cell);
-  Sizes<Int> s;
-  s.cell = static_cast<RnnCell>(cell);
-  s.D = bidirectional ? 2 : 1;
-  const int64_t count = static_cast<int64_t>(weights.size()) / s.D;
-  TORCH_CHECK(static_cast<int64_t>(weights.size()) == count * s.D && count >= 2 && count <= 5,
-              "fastnn::_rnn_layer: ", weights.size(), " weights");
-  s.biases = count >= 4;
-  s.projects = count % 2 == 1;
-  TORCH_CHECK(s.lstm() || !s.projects, "fastnn::_rnn_layer: a projection without an LSTM");
-  TORCH_CHECK(x.dim() == (active.empty() ? 3 : 2), "fastnn::_rnn_layer: an input of ", x.dim(),
-              " dimensions");
-  const auto xs = sizes_of<Int>(x), hh = sizes_of<Int>(weights[1]);
-  TORCH_CHECK(hh.size() == 2, "fastnn::_rnn_layer: a weight of ", hh.size(), " dimensions");
-  s.N = active.empty() ? xs[1] : Int(active[0]);
-  s.C = xs.back();
-  s.rows = active.empty() ? xs[0] * xs[1] : xs[0];
-  s.H = hh[0] / s.blocks().gates;
-  s.P = hh[1];
-  s.y.assign(xs.begin(), xs.end());
-  s.y.back() = s.P * s.D;
-  return s;
-}
-
 // What the kernels read, checked and contiguous.
 struct Operands {
-  Sizes<int64_t> sizes;
+  RnnSizes<int64_t> sizes;
   Tensor x, h0, c0;
   std::vector<Tensor> weights;
   std::vector<int64_t> active, first;
 
   Operands(const Tensor& input, const OptionalTensor& hx, const OptionalTensor& cx, at::TensorList w,
            at::IntArrayRef batch, int64_t cell, bool bidirectional)
-      : sizes(make_sizes<int64_t>(input, w, batch, cell, bidirectional)) {
+      : sizes(rnn_sizes<int64_t>(input, w, batch, cell, bidirectional)) {
     const auto& s = sizes;
     TORCH_CHECK(s.rows > 0 && s.N > 0 && s.C > 0 && s.H > 0 && s.P > 0,
                 "fastnn::_rnn_layer: an empty tensor");
@@ -241,7 +181,7 @@ Gradients rnn_layer_backward_cpu(const OptionalTensor& dy, const OptionalTensor&
 
 Outputs rnn_layer_meta(const Tensor& x, const OptionalTensor&, const OptionalTensor&, at::TensorList weights,
                        at::IntArrayRef active, int64_t cell, bool bidirectional, bool keep) {
-  const auto s = make_sizes<c10::SymInt>(x, weights, active, cell, bidirectional);
+  const auto s = rnn_sizes<c10::SymInt>(x, weights, active, cell, bidirectional);
   const auto empty = [&](const std::vector<c10::SymInt>& sizes) {
     return at::empty_symint(sizes, x.options());
   };
@@ -330,87 +270,6 @@ Outputs rnn_layer_autograd(const Tensor& x, const OptionalTensor& hx, const Opti
   return {y, hy, cy, kept};
 }
 
-// The layer again, step by step from torch's differentiable ops.
-class Replay {
- public:
-  Replay(const Tensor& x, const Tensor& hx, const Tensor& cx, at::TensorList weights, at::IntArrayRef active,
-         int64_t cell, bool bidirectional)
-      : s_(make_sizes<int64_t>(x, weights, active, cell, bidirectional)),
-        weights_(weights),
-        active_(active.vec()) {
-    if (active_.empty()) active_.assign(x.size(0), s_.N);
-    std::vector<Tensor> y, hy, cy;
-    for (int64_t d = 0; d < s_.D; ++d) {
-      const auto state = [&](const Tensor& t, int64_t width) {
-        return t.defined() ? t.reshape({s_.D, s_.N, width}).select(0, d)
-                           : at::zeros({s_.N, width}, x.options());
-      };
-      direction(d, x.reshape({s_.rows, s_.C}).split_with_sizes(active_), state(hx, s_.P),
-                s_.lstm() ? state(cx, s_.H) : Tensor());
-      y.push_back(at::cat(y_));
-      hy.push_back(hy_);
-      cy.push_back(cy_);
-    }
-    outputs = {at::cat(y, -1).reshape(s_.y), at::stack(hy)};
-    if (s_.lstm()) outputs.push_back(at::stack(cy));
-  }
-
-  variable_list outputs;  // y, hy, cy
-
- private:
-  void direction(int64_t d, const std::vector<Tensor>& x, const Tensor& h0, const Tensor& c0) {
-    const int64_t T = static_cast<int64_t>(active_.size()),
-                  count = static_cast<int64_t>(weights_.size()) / s_.D;
-    const at::TensorList w = weights_.slice(d * count, count);
-    y_.assign(T, Tensor());
-    // The sequences of a step: those that go on from the step before, then those that begin.
-    const auto join = [](const Tensor& before, const Tensor& initial, int64_t carried, int64_t n) {
-      return at::cat({before.narrow(0, 0, carried), initial.narrow(0, carried, n - carried)});
-    };
-    Tensor h = h0, c = c0;
-    std::vector<Tensor> last_h, last_c;
-    for (int64_t i = 0; i < T; ++i) {
-      const int64_t t = d == 0 ? i : T - 1 - i, n = active_[t];
-      const int64_t carried = i == 0 ? 0 : std::min(n, active_[d == 0 ? t - 1 : t + 1]);
-      const int64_t going_on = d == 1 ? (t > 0 ? n : 0) : (t + 1 < T ? active_[t + 1] : 0);
-      h = join(h, h0, carried, n);
-      if (c.defined()) c = join(c, c0, carried, n);
-      step(x[t], w, h, c);
-      y_[t] = h;
-      last_h.insert(last_h.begin(), h.narrow(0, going_on, n - going_on));
-      if (c.defined()) last_c.insert(last_c.begin(), c.narrow(0, going_on, n - going_on));
-    }
-    hy_ = at::cat(last_h);
-    if (c.defined()) cy_ = at::cat(last_c);
-  }
-
-  void step(const Tensor& x, at::TensorList w, Tensor& h, Tensor& c) const {
-    const auto bias = [&](int i) { return s_.biases ? OptionalTensor(w[i]) : std::nullopt; };
-    const Tensor from_x = at::linear(x, w[0], bias(2)), from_h = at::linear(h, w[1], bias(3));
-    if (s_.cell == RnnCell::kGru) {
-      const auto a = from_x.chunk(3, 1), b = from_h.chunk(3, 1);
-      const Tensor r = (a[0] + b[0]).sigmoid(), z = (a[1] + b[1]).sigmoid(), n = (a[2] + r * b[2]).tanh();
-      h = n + z * (h - n);
-      return;
-    }
-    const Tensor sums = from_x + from_h;
-    if (!s_.lstm()) {
-      h = s_.cell == RnnCell::kTanh ? sums.tanh() : sums.relu();
-      return;
-    }
-    const auto gates = sums.chunk(4, 1);
-    c = gates[1].sigmoid() * c + gates[0].sigmoid() * gates[2].tanh();
-    h = gates[3].sigmoid() * c.tanh();
-    if (s_.projects) h = at::linear(h, w[w.size() - 1]);
-  }
-
-  Sizes<int64_t> s_;
-  at::TensorList weights_;
-  std::vector<int64_t> active_;
-  std::vector<Tensor> y_;
-  Tensor hy_, cy_;
-};
-
 // Second derivatives: the gradient of the replay, recorded.
 Gradients rnn_layer_backward_autograd(const OptionalTensor& dy, const OptionalTensor& dhy,
                                       const OptionalTensor& dcy, const Tensor& x, const OptionalTensor& hx,
@@ -440,12 +299,12 @@ Gradients rnn_layer_backward_autograd(const OptionalTensor& dy, const OptionalTe
   const Tensor x2 = alias(x, 0), hx2 = alias(or_undefined(hx), 1), cx2 = alias(or_undefined(cx), 2);
   std::vector<Tensor> weights2;
   for (size_t i = 0; i < weights.size(); ++i) weights2.push_back(alias(weights[i], 3 + static_cast<int>(i)));
-  const Replay replay(x2, hx2, cx2, weights2, active, cell, bidirectional);
+  const variable_list again = rnn_replay(x2, hx2, cx2, weights2, active, cell, bidirectional);
   variable_list outputs, slopes;
   const OptionalTensor* incoming[] = {&dy, &dhy, &dcy};
-  for (size_t i = 0; i < replay.outputs.size(); ++i) {
+  for (size_t i = 0; i < again.size(); ++i) {
     if (!*incoming[i] || !(*incoming[i])->defined()) continue;
-    outputs.push_back(replay.outputs[i]);
+    outputs.push_back(again[i]);
     slopes.push_back(**incoming[i]);
   }
   variable_list found;

@@ -12,7 +12,7 @@ from fastnn.functional import rnn as F
 from fastnn.functional._route import compiling, has_torch_function
 from fastnn.modules._base import ScriptsAsTorch
 
-__all__ = ["GRU", "LSTM", "GRUCell", "LSTMCell", "RNN", "RNNCell"]
+__all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
 
 class _Recurrent(ScriptsAsTorch, nn.RNNBase):

@@ -477,12 +477,8 @@ def _rnn() -> list[Case]:
         ]
         # Whole registers and more than one share of rows and units; several chunks of steps.
         cases += [case((4, 33, 40), layer, 40, 64, **kind), case((300, 4, 5), layer, 5, 17, **kind)]
-    for layer, kw in [
-        ("RNNCell", {}),
-        ("RNNCell", {"nonlinearity": "relu"}),
-        ("GRUCell", {}),
-        ("LSTMCell", {}),
-    ]:
+    relu = {"nonlinearity": "relu"}
+    for layer, kw in [("RNNCell", {}), ("RNNCell", relu), ("GRUCell", {}), ("LSTMCell", {})]:
         cases += [
             case((3, 6), layer, 6, 7, **kw), case((6,), layer, 6, 7, **kw), case((9, 33), layer, 33, 20, bias=False, **kw)
         ]  # fmt: skip

@@ -36,6 +36,7 @@ constexpr int kMaxRows = 6, kMaxSums = 12;
 constexpr int kMaxRows = 4, kMaxSums = 8;
 #endif
 constexpr int kMaxRegisters = 8;  // side by side
+constexpr int kAhead = 16;  // steps of a stream asked for ahead: the weights of a layer live in L2, or beyond
 
 // --- products --------------------------------------------------------------------------------------------
 
@@ -70,6 +71,8 @@ void tile(const RnnProduct<T>& m, const T* a, const T* packed, T* sums) {
 #pragma GCC unroll 8
         for (int v = 0; v < NV; ++v) sum[r][v] = fma(x, w[v], sum[r][v]);
       }
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; ++v) __builtin_prefetch(streams[v / 3] + v % 3 * stream + kAhead * V::N);
 #pragma GCC unroll 8
       for (int g = 0; g < kStreamGroups; ++g) streams[g] += V::N;
 #pragma GCC unroll 8
