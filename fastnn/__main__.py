@@ -13,8 +13,16 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--quick", action="store_true", help="half a minute: fewer images and epochs")
-    parser.add_argument("--epochs", type=int, help="epochs of each model (8, or 2 with --quick)")
+    parser.add_argument(
+        "--task",
+        choices=("digits", "text"),
+        default="digits",
+        help="digits (the default): images of digits; text: a text of Python's own, character by character",
+    )
+    parser.add_argument("--quick", action="store_true", help="half a minute: fewer epochs and steps")
+    parser.add_argument(
+        "--epochs", type=int, help="epochs of each model (digits: 8, text: 3; with --quick 2 and 1)"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("demo"), help="folder of results.json and results.png"
     )
@@ -54,7 +62,11 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 # command: (help, its arguments, module and function that runs it and returns the exit code)
 _COMMANDS = {
     "info": ("versions, capability, what runs on which kernel", _add_info, "fastnn.testing.commands:info"),
-    "demo": ("train on real digits with torch.nn and fastnn side by side", _add_demo, "fastnn.demo.main:run"),
+    "demo": (
+        "train on real digits or a text with torch.nn and fastnn side by side",
+        _add_demo,
+        "fastnn.demo.main:run",
+    ),
     "bench": ("fastnn beside torch.nn, layer by layer", _add_bench, "fastnn.bench.main:run"),
     "explain": ("what each layer of a model ran on", _add_explain, "fastnn.testing.commands:explain"),
     "check": ("compare fastnn with torch.nn in float64 here", _add_check, "fastnn.testing.commands:check"),

@@ -1,1 +1,1 @@
-"""`python -m fastnn demo`: two models on real digits, trained with torch.nn and with fastnn."""
+"""`python -m fastnn demo`: two models on real digits, or two on a text, trained with torch.nn and with fastnn."""

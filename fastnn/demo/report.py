@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
-from fastnn.demo.data import Digits
-from fastnn.demo.train import BATCH, Epoch
+from fastnn.demo.data import Data
+from fastnn.demo.task import Task
+from fastnn.demo.train import Epoch
 
 _COLOURS = {"torch": "#d1603d", "fastnn": "#1f6fb2"}
 _MIB = 2**20
 
 
-def opening(digits: Digits, threads: int) -> str:
+def opening(task: Task, data: Data, threads: int) -> str:
     """What is about to happen."""
     return (
-        f"MNIST digits: {len(digits.train_labels)} to train, {len(digits.test_labels)} held out; "
-        f"batches of {BATCH}, threads: {threads}.\nThe same initial weights and batches on both sides. "
+        f"Data: {task.title}. {data.train_labels.numel():,} {task.unit} to train, {data.test_labels.numel():,} "
+        f"held out; batches of {task.batch}{_length(data)}, threads: {threads}.\n"
+        "The same initial weights and batches on both sides. "
         "Memory: highest resident memory of the side's process above\nits level before the first step. "
         "Ratio: torch's seconds over fastnn's, above 1 fastnn is faster."
     )
 
 
-def epoch_head(name: str, epochs: int) -> str:
+def _length(data: Data) -> str:
+    """The length of a sample that has a label for each position."""
+    return "" if data.train_labels.dim() == 1 else f" x {data.train_labels.shape[1]}"
+
+
+def epoch_head(name: str, epochs: int, unit: str) -> str:
     """The head of a model's table; both sides' columns are `torch | fastnn`."""
     return (
-        f"\n{name}, {epochs} epochs (each column: torch | fastnn)\n"
-        f"{'epoch':>5}  {'loss':^17}  {'accuracy':^15}  {'seconds':^15}  {'images/s':^15}  "
+        f"\n{name}, epochs: {epochs} (each column: torch | fastnn)\n"
+        f"{'epoch':>5}  {'loss':^17}  {'accuracy':^15}  {'seconds':^15}  {unit + '/s':^15}  "
         f"{'memory MiB':^13}  {'ratio':>6}"
     )
 
@@ -37,31 +45,34 @@ def epoch_line(number: int, torch: Epoch, fastnn: Epoch) -> str:
     return (
         f"{number + 1:5d}  {torch.loss:7.4f} | {fastnn.loss:7.4f}  {torch.accuracy:6.1%} | {fastnn.accuracy:6.1%}  "
         f"{torch.seconds:6.2f} | {fastnn.seconds:6.2f}  "
-        f"{torch.images_per_second:6.0f} | {fastnn.images_per_second:6.0f}  "
+        f"{torch.per_second:6.0f} | {fastnn.per_second:6.0f}  "
         f"{torch.memory / _MIB:5.0f} | {fastnn.memory / _MIB:5.0f}  {torch.seconds / fastnn.seconds:5.2f}x"
     )
 
 
 def after(name: str, found: dict[str, Any]) -> str:
-    """The named parameters of a trained model."""
+    """The named parameters of a trained model, and its sample where there is one."""
     shapes = ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in found["exchange"]["parameters"])
-    return f"named_parameters of {name}, the same on both sides: {shapes}"
+    text = f"named_parameters of {name}, the same on both sides: {shapes}"
+    if found["sample"]:
+        text += f"\n\nWritten by the {name} of fastnn:\n{textwrap.indent(found['sample'], '  | ', lambda _: True)}"
+    return text
 
 
 def medians(epochs: list[dict[str, Any]]) -> dict[str, float]:
-    """Median images per second and highest memory in bytes over the epochs."""
-    speed = statistics.median(epoch["images_per_second"] for epoch in epochs)
-    return {"images_per_second": speed, "memory": max(epoch["memory"] for epoch in epochs)}
+    """Median speed and highest memory in bytes over the epochs."""
+    speed = statistics.median(epoch["per_second"] for epoch in epochs)
+    return {"per_second": speed, "memory": max(epoch["memory"] for epoch in epochs)}
 
 
-def summary(models: dict[str, Any]) -> str:
+def summary(models: dict[str, Any], unit: str) -> str:
     """One line per model: both sides' median speed and peak memory."""
     lines = [""]
     for name, found in models.items():
         torch, fastnn = medians(found["torch"]), medians(found["fastnn"])
-        speed = fastnn["images_per_second"] / torch["images_per_second"]
+        speed = fastnn["per_second"] / torch["per_second"]
         lines.append(
-            f"{name:6} {torch['images_per_second']:8.0f} -> {fastnn['images_per_second']:8.0f} images/s "
+            f"{name:11} {torch['per_second']:8.0f} -> {fastnn['per_second']:8.0f} {unit}/s "
             f"({speed:.2f}x), {torch['memory'] / _MIB:.0f} -> {fastnn['memory'] / _MIB:.0f} MiB"
         )
     return "\n".join(lines)
@@ -72,7 +83,7 @@ def verdicts(checks: list[dict[str, Any]]) -> str:
     return "\n".join(f"{'ok    ' if check['ok'] else 'FAILED'} {check['what']}" for check in checks)
 
 
-def draw(result: dict[str, Any], path: Path) -> None:
+def draw(task: Task, result: dict[str, Any], path: Path) -> None:
     """The plot: a loss curve per model, then bars of speed and of memory."""
     import matplotlib
 
@@ -84,11 +95,11 @@ def draw(result: dict[str, Any], path: Path) -> None:
     for axis, (name, found) in zip(axes[0], models.items(), strict=True):
         _loss(axis, name, found)
     bars = {name: {side: medians(found[side]) for side in _COLOURS} for name, found in models.items()}
-    _bars(axes[1][0], "Training speed, median epoch (images per second)", bars, ("images_per_second", 1.0))
+    _bars(axes[1][0], f"Training speed, median epoch ({task.unit} per second)", bars, ("per_second", 1.0))
     _bars(axes[1][1], "Peak memory of training (MiB)", bars, ("memory", 1.0 / _MIB))
     machine = result["machine"]
     figure.suptitle(
-        f"torch.nn and fastnn on 5,000 MNIST digits: {machine['cpu']}, threads: {machine['threads']}, "
+        f"torch.nn and fastnn on {task.title}: {machine['cpu']}, threads: {machine['threads']}, "
         f"torch {machine['torch']}",
         fontsize=10,
     )

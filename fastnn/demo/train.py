@@ -7,55 +7,59 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 
-from fastnn.demo.data import Digits
-from fastnn.demo.models import DROPOUT, build
+from fastnn.demo.data import Data
+from fastnn.demo.task import Task
+from fastnn.testing.cases import library
 from fastnn.testing.resident import Memory
-
-BATCH = 100
-LEARNING_RATE = 0.02
-MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch gave. loss: mean over its steps; losses: of each step; accuracy: on the held-out part, 0 to 1.
 
-    seconds: of the training steps alone. memory: see `Memory`.
+    seconds: of the training steps alone; per_second: labels that were learnt from. memory: see `Memory`.
     """
 
     loss: float
     losses: list[float]
     accuracy: float
     seconds: float
-    images_per_second: float
+    per_second: float
     memory: int
 
 
-def batches(digits: Digits, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Images and labels of one epoch, BATCH at a time, in an order that depends on `epoch` alone."""
-    order = torch.randperm(len(digits.train_labels), generator=torch.Generator().manual_seed(epoch))
-    for start in range(0, len(order) - BATCH + 1, BATCH):
-        index = order[start : start + BATCH]
-        yield digits.train_images[index], digits.train_labels[index]
+def batches(data: Data, size: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and labels of one epoch, `size` samples at a time, in an order that depends on `epoch` alone."""
+    order = torch.randperm(len(data.train_labels), generator=torch.Generator().manual_seed(epoch))
+    for start in range(0, len(order) - size + 1, size):
+        index = order[start : start + size]
+        yield data.train_inputs[index], data.train_labels[index]
 
 
 class Trainer:
     """One model of one side with its optimizer."""
 
     def __init__(
-        self, name: str, side: str, digits: Digits, *, dropout: float = DROPOUT, memory: Memory | None = None
+        self,
+        task: Task,
+        name: str,
+        side: str,
+        data: Data,
+        *,
+        dropout: float | None = None,
+        memory: Memory | None = None,
     ) -> None:
-        self.digits = digits
-        self.model = build(name, side, dropout)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM)
+        self.task, self.data = task, data
+        self.model = task.build(name, side, dropout)
+        self.criterion = library(side).CrossEntropyLoss()
+        self.optimizer = task.optimizer(self.model.parameters())
         self.memory = memory or Memory()
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> float:
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> float:
         """One update; returns the loss before it."""
         self.optimizer.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(images), labels)
+        loss: torch.Tensor = self.criterion(self.model(inputs).flatten(0, -2), labels.flatten())
         loss.backward()
         self.optimizer.step()
         return float(loss.detach())
@@ -65,44 +69,43 @@ class Trainer:
         torch.manual_seed(number)
         self.model.train()
         self.memory.reset()
-        losses, seconds = [], 0.0
-        for images, labels in batches(self.digits, number):
+        losses, seconds, count = [], 0.0, 0
+        for inputs, labels in batches(self.data, self.task.batch, number):
             start = time.perf_counter()
-            losses.append(self.step(images, labels))
+            losses.append(self.step(inputs, labels))
+            count += labels.numel()
             seconds += time.perf_counter() - start
             if tell is not None:
                 tell(losses[-1])
         memory = self.memory.peak()
-        right = self.predict().argmax(1) == self.digits.test_labels
+        right = self.predict().argmax(-1) == self.data.test_labels.flatten()
         loss = sum(losses) / len(losses)
-        return Epoch(
-            loss, losses, float(right.float().mean()), seconds, len(losses) * BATCH / seconds, memory
-        )
+        return Epoch(loss, losses, float(right.float().mean()), seconds, count / seconds, memory)
 
     def predict(self) -> torch.Tensor:
-        """Outputs for the held-out images in eval mode, N x 10."""
-        return predict(self.model, self.digits.test_images)
+        """Outputs for the held-out part in eval mode, labels x classes."""
+        return predict(self.model, self.data.test_inputs, self.task.batch)
 
 
-def predict(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
-    """Outputs in eval mode, BATCH images at a time, N x 10."""
+def predict(model: torch.nn.Module, inputs: torch.Tensor, batch: int) -> torch.Tensor:
+    """Outputs in eval mode, `batch` samples at a time, labels x classes."""
     training = model.training
     model.eval()
     with torch.no_grad():
-        outputs = torch.cat([model(part) for part in images.split(BATCH)])
+        outputs = torch.cat([model(part).flatten(0, -2) for part in inputs.split(batch)])
     model.train(training)
     return outputs
 
 
-def loss_curve(name: str, side: str, digits: Digits, steps: int) -> list[float]:
+def loss_curve(task: Task, name: str, side: str, data: Data, steps: int) -> list[float]:
     """Losses of the first `steps` steps from the common initial weights, without dropout."""
-    trainer = Trainer(name, side, digits, dropout=0.0)
+    trainer = Trainer(task, name, side, data, dropout=0.0)
     trainer.model.train()
     losses: list[float] = []
     epoch = 0
     while len(losses) < steps:
-        for images, labels in batches(digits, epoch):
-            losses.append(trainer.step(images, labels))
+        for inputs, labels in batches(data, task.batch, epoch):
+            losses.append(trainer.step(inputs, labels))
             if len(losses) == steps:
                 break
         epoch += 1

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from fastnn.demo.data import Digits
+from fastnn.demo.data import Data
+from fastnn.demo.task import Task
 from fastnn.demo.train import Epoch, Trainer, loss_curve
 from fastnn.testing.compare import strict
 from fastnn.testing.resident import Memory
@@ -34,18 +35,18 @@ def unpack(data: bytes) -> Any:
 class Worker:
     """What the process of one side does: a method per request."""
 
-    def __init__(self, connection: Connection, side: str, digits: Digits) -> None:
-        self._connection, self._side, self._digits = connection, side, digits
+    def __init__(self, connection: Connection, side: str, task: Task, data: Data) -> None:
+        self._connection, self._side, self._task, self._data = connection, side, task, data
         self._trainers: dict[str, Trainer] = {}
 
     def start(self, name: str) -> None:
         """Makes the trainer; first calls load libraries and compile kernels, so a copy warms up before."""
         memory = Memory()
-        loss_curve(name, self._side, self._digits, 3)
-        self._trainers[name] = Trainer(name, self._side, self._digits, memory=memory)
+        loss_curve(self._task, name, self._side, self._data, 3)
+        self._trainers[name] = Trainer(self._task, name, self._side, self._data, memory=memory)
 
     def curve(self, name: str, steps: int) -> list[float]:
-        return loss_curve(name, self._side, self._digits, steps)
+        return loss_curve(self._task, name, self._side, self._data, steps)
 
     def epoch(self, name: str, number: int) -> Epoch:
         steps = 0
@@ -59,26 +60,30 @@ class Worker:
         return self._trainers[name].epoch(number, tell)
 
     def result(self, name: str) -> bytes:
-        """The trained state_dict and the outputs for the held-out images."""
+        """The trained state_dict and the outputs for the held-out part."""
         trainer = self._trainers[name]
         return pack((trainer.model.state_dict(), trainer.predict()))
 
+    def sample(self, name: str) -> str:
+        """What the trained model writes; nothing where the task has no samples."""
+        return self._task.sample(self._trainers[name].model) if self._task.sample else ""
 
-def _load_optimizer() -> None:
+
+def _load_optimizer(task: Task) -> None:
     """A first step of anything: torch loads tens of MiB of Python modules, which are no model's memory."""
     layer = torch.nn.Linear(1, 1)
     layer(torch.ones(1, 1)).sum().backward()
-    torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9).step()
+    task.optimizer(layer.parameters()).step()
 
 
-def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
+def serve(connection: Connection, side: str, task: Task, data: bytes, threads: int) -> None:
     """The process of one side: calls a method of `Worker` for each (name, arguments) received, until told None.
 
     fastnn runs in strict mode: a layer that would fall back to torch's op is an error.
     """
     torch.set_num_threads(threads)
-    _load_optimizer()
-    worker = Worker(connection, side, Digits(*unpack(data)))
+    _load_optimizer(task)
+    worker = Worker(connection, side, task, Data(*unpack(data)))
     with strict() if side == "fastnn" else contextlib.nullcontext():
         for request, *arguments in iter(connection.recv, None):
             try:
@@ -90,11 +95,12 @@ def serve(connection: Connection, side: str, data: bytes, threads: int) -> None:
 class Side:
     """The parent's end of one side's process."""
 
-    def __init__(self, side: str, digits: Digits, threads: int) -> None:
+    def __init__(self, side: str, task: Task, data: Data, threads: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
-        data = pack((digits.train_images, digits.train_labels, digits.test_images, digits.test_labels))
-        self._process = context.Process(target=serve, args=(theirs, side, data, threads), daemon=True)
+        packed = pack((data.train_inputs, data.train_labels, data.test_inputs, data.test_labels))
+        arguments = (theirs, side, task, packed, threads)
+        self._process = context.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self.side = side
