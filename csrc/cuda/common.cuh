@@ -32,6 +32,10 @@ void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_byte
   }
 }
 
+// For __launch_bounds__(256, kTwoBlocks): without a second number ptxas spills a few registers now and then,
+// to make room for more blocks of a multiprocessor.
+constexpr int kTwoBlocks = 2;
+
 // Shared memory of a block: `count` elements known at compile time, or what the launch asked for.
 #define FASTNN_SHARED(T, name, count) __shared__ T name[count]
 #define FASTNN_DYNAMIC_SHARED(T, name)                                 \
@@ -96,6 +100,12 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
 inline bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % kPackBytes == 0;
 }
+
+// A number known at compile time, as an argument of generic functions.
+template <int value>
+struct Int {
+  static constexpr int kValue = value;
+};
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
