@@ -3,7 +3,8 @@
 // Bound by memory: training reads x twice, backward dy and x twice. Three launches: blocks reduce one channel
 // (or, channels last, 32 neighbouring ones) over one of at most kParts ranges of its N * L numbers; a thread
 // per channel merges the ranges in order, so the bits are the same in every run, and makes the coefficients;
-// packs of 16 bytes are mapped. Squares are summed around the channel's first number, against cancellation.
+// packs of 16 bytes are mapped. Sums are of x minus the channel's first number, the pivot, up to the end:
+// squares don't cancel, and a mean near zero keeps the digits that merging needs.
 // Backward: dx = a (dy - b - (x - mean) d), a = w invstd, b = mean(dy), d = invstd^2 mean(dy (x - mean)).
 #include "cuda/batchnorm.h"
 #include "cuda/reduce.cuh"
@@ -23,7 +24,12 @@ __device__ __forceinline__ double inverse_root(double x) {
   return 1.0 / sqrt(x);
 }
 
-// What is summed over a channel: V of a thread's numbers, merged by Join. Forward: moments of x.
+// Where a channel begins.
+__device__ __forceinline__ int64_t first_of(int64_t channel, int64_t L, bool last) {
+  return last ? channel : channel * L;
+}
+
+// What is summed over a channel: V of a thread's numbers, merged by Join. Forward: moments of x - pivot.
 template <class T>
 struct BatchMoments {
   using C = Compute<T>;
@@ -36,7 +42,9 @@ struct BatchMoments {
     __device__ __forceinline__ V result() const {
       if (count == C(0)) return {C(0), C(0), C(0)};
       const C shift = sum / count;
-      return {count, pivot + shift, squares - sum * shift};
+      // Squares that overflow are not those of infinity: the variance is infinite, and y zero.
+      const bool overflow = isinf(squares) && isfinite(sum);
+      return {count, shift, overflow ? squares : squares - sum * shift};
     }
   };
   __device__ __forceinline__ Thread start(int64_t first_of_channel, int64_t) const {
@@ -130,24 +138,32 @@ __device__ __forceinline__ V merged(const V* parts, int count, int64_t C, int64_
   return all;
 }
 
-// Per channel: what the statistics become, and scale = w invstd for the map.
-template <class C>
+// Per channel: what the statistics become, and scale = w invstd and offset for the map,
+// y = (x - mean) scale + offset: the bias, and what the rounding of a mean far from zero has lost.
+template <class T>
 struct Statistics {
-  const C* weight;
+  using C = Compute<T>;
+  const T* x;
+  int64_t L;
+  bool last;
+  const C *weight, *bias;
   C *running_mean, *running_var, *save_mean, *save_invstd;  // the last two null when not training
-  C* scale;
+  C *scale, *offset;
   C momentum, eps;
 };
-template <class C>
+template <class T, class C>
 __global__ void __launch_bounds__(kThreads)
-    finish_forward(const Moments<C>* parts, int count, int64_t channels, Statistics<C> s) {
+    finish_forward(const Moments<C>* parts, int count, int64_t channels, Statistics<T> s) {
   const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (c >= channels) return;
-  C invstd;
+  C invstd, lost = 0;
   if (parts == nullptr) {
     invstd = inverse_root(s.running_var[c] + s.eps);
   } else {
-    const Moments<C> m = merged(parts, count, channels, c, Merge());
+    Moments<C> m = merged(parts, count, channels, c, Merge());
+    const C pivot = load(s.x[first_of(c, s.L, s.last)]), mean = pivot + m.mean;
+    lost = isfinite(mean) ? (pivot - mean) + m.mean : C(0);
+    m.mean = mean;
     invstd = inverse_root(m.m2 / m.count + s.eps);
     s.save_mean[c] = m.mean;
     s.save_invstd[c] = invstd;
@@ -158,7 +174,9 @@ __global__ void __launch_bounds__(kThreads)
       s.running_var[c] = (C(1) - s.momentum) * s.running_var[c] + s.momentum * (m.m2 / (m.count - C(1)));
     }
   }
-  s.scale[c] = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  const C scale = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  s.scale[c] = scale;
+  s.offset[c] = (s.bias == nullptr ? C(0) : s.bias[c]) - lost * scale;
 }
 
 // Per channel: parameters' gradients and the coefficients of dx.
@@ -187,9 +205,9 @@ struct Normalise {
   using C = Compute<T>;
   static constexpr int kInputs = 1;
   const T* in[1];
-  const C *mean, *scale, *bias;
+  const C *mean, *scale, *offset;
   __device__ __forceinline__ C operator()(const C (&v)[1], int64_t c) const {
-    return (v[0] - mean[c]) * scale[c] + (bias == nullptr ? C(0) : bias[c]);
+    return (v[0] - mean[c]) * scale[c] + offset[c];
   }
 };
 template <class T>
@@ -276,19 +294,27 @@ void forward(const BatchNormParams& p, void* workspace, Stream stream) {
   using C = Compute<T>;
   const T* x = static_cast<const T*>(p.x);
   T* y = static_cast<T*>(p.y);
-  C* scale = static_cast<C*>(workspace);
-  Moments<C>* parts = reinterpret_cast<Moments<C>*>(scale + p.shape.C);
+  C *scale = static_cast<C*>(workspace), *offset = scale + p.shape.C;
+  Moments<C>* parts = reinterpret_cast<Moments<C>*>(offset + p.shape.C);
   if (p.training) reduce(BatchMoments<T>{x}, parts, p.shape, stream);
-  const Statistics<C> statistics{static_cast<const C*>(p.weight), static_cast<C*>(p.running_mean),
-                                 static_cast<C*>(p.running_var),  static_cast<C*>(p.save_mean),
-                                 static_cast<C*>(p.save_invstd),  scale,
-                                 static_cast<C>(p.momentum),      static_cast<C>(p.eps)};
-  launch(finish_forward<C>, grid_for(p.shape.C, kThreads), dim3(kThreads), 0, stream,
+  const Statistics<T> statistics{.x = x,
+                                 .L = p.shape.L,
+                                 .last = p.shape.channels_last,
+                                 .weight = static_cast<const C*>(p.weight),
+                                 .bias = static_cast<const C*>(p.bias),
+                                 .running_mean = static_cast<C*>(p.running_mean),
+                                 .running_var = static_cast<C*>(p.running_var),
+                                 .save_mean = static_cast<C*>(p.save_mean),
+                                 .save_invstd = static_cast<C*>(p.save_invstd),
+                                 .scale = scale,
+                                 .offset = offset,
+                                 .momentum = static_cast<C>(p.momentum),
+                                 .eps = static_cast<C>(p.eps)};
+  launch(finish_forward<T, C>, grid_for(p.shape.C, kThreads), dim3(kThreads), 0, stream,
          static_cast<const Moments<C>*>(p.training ? parts : nullptr), parts_of(p.shape), p.shape.C,
          statistics);
   const C* mean = static_cast<const C*>(p.training ? p.save_mean : p.running_mean);
-  map(Normalise<T>{{x}, mean, scale, static_cast<const C*>(p.bias)}, y, p.shape,
-      is_aligned(x) && is_aligned(y), stream);
+  map(Normalise<T>{{x}, mean, scale, offset}, y, p.shape, is_aligned(x) && is_aligned(y), stream);
 }
 
 template <class T>
@@ -303,8 +329,8 @@ void backward(const BatchNormBackwardParams& p, void* workspace, Stream stream) 
   launch(finish_backward<C>, grid_for(p.shape.C, kThreads), dim3(kThreads), 0, stream,
          static_cast<const Two<C>*>(parts), parts_of(p.shape), p.shape.C,
          static_cast<C>(p.shape.N * p.shape.L), static_cast<const C*>(p.weight),
-         static_cast<const C*>(p.invstd), static_cast<const C*>(p.var), static_cast<C>(p.eps),
-         static_cast<C*>(p.dweight), static_cast<C*>(p.dbias), k);
+         static_cast<const C*>(p.training ? p.invstd : nullptr), static_cast<const C*>(p.var),
+         static_cast<C>(p.eps), static_cast<C*>(p.dweight), static_cast<C*>(p.dbias), k);
   if (p.dx == nullptr) return;
   T* dx = static_cast<T*>(p.dx);
   map(Gradient<T>{{dy, x}, mean, k}, dx, p.shape, is_aligned(dy) && is_aligned(x) && is_aligned(dx), stream);

@@ -31,10 +31,13 @@ struct Moments {
 struct Merge {
   template <class C>
   __device__ __forceinline__ Moments<C> operator()(const Moments<C>& a, const Moments<C>& b) const {
+    if (a.count == C(0)) return b;
+    if (b.count == C(0)) return a;
     const C count = a.count + b.count;
-    if (count == C(0)) return a;
     const C delta = b.mean - a.mean, share = b.count / count;
-    return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share)};
+    // Not a.mean + delta share, which is NaN where one of the means is infinite.
+    return {count, a.mean * (a.count / count) + b.mean * share,
+            a.m2 + b.m2 + delta * delta * (a.count * share)};
   }
 };
 
