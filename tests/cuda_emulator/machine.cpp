@@ -1,7 +1,8 @@
 #include "machine.h"
 
 #include <algorithm>
-#include <cinttypes>
+#include <bit>
+#include <cstring>
 #include <mutex>
 #include <numeric>
 #include <utility>
@@ -24,11 +25,28 @@ struct Wait {
   void* slot = nullptr;  // in its warp
 };
 
+// A copy under way, from global to shared memory.
+struct Copy {
+  void* to;
+  const void* from;  // null: zeros
+  int bytes;
+  int group;
+
+  void run() const { from == nullptr ? std::memset(to, 0, bytes) : std::memcpy(to, from, bytes); }
+};
+
 struct Thread {
   Fiber fiber;
   uint3 index;
   State state = State::kNew;
   Wait wait;
+  std::vector<Copy> copies;
+  int groups = 0;  // committed
+};
+
+// Lanes of a warp, as bits.
+struct Warp {
+  unsigned alive = 0, waiting = 0;
 };
 
 std::string text(const char* name, const Where& where) {
@@ -38,16 +56,12 @@ std::string text(const char* name, const Where& where) {
 }
 
 std::string text(const uint3& i) {
-  return "(" + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) + ")";
+  return std::string("(") + std::to_string(i.x) + ", " + std::to_string(i.y) + ", " + std::to_string(i.z) +
+         ")";
 }
 
 bool same_place(const Wait& a, const Wait& b) {
   return a.name == b.name && a.where.line() == b.where.line() && a.where.column() == b.where.column();
-}
-
-// The thread waits for the lanes that `wait` names. One that waits for others may come later.
-bool meets(const Thread& thread, const Wait& wait) {
-  return thread.state == State::kInWarp && thread.wait.mask == wait.mask;
 }
 
 // splitmix64
@@ -89,9 +103,11 @@ class Machine {
   Votes block_barrier(const Wait& wait, bool vote);
   void warp_meeting(const Wait& wait, void (*evaluate)(const Slots&));
   unsigned lane() const { return running_ % kWarp; }
+  Thread& running() { return threads_[running_]; }
 
  private:
   std::vector<Thread> threads_;
+  std::vector<Warp> warps_;
   unsigned count_ = 0;    // of the block
   unsigned running_ = 0;  // number of the running thread
   unsigned live_ = 0, at_barrier_ = 0;
@@ -106,6 +122,8 @@ class Machine {
   void returned();
   void pause(State state, const Wait& wait);
   void open_barrier();
+  Warp& warp() { return warps_[running_ / kWarp]; }
+  Thread& of_lane(unsigned l) { return threads_[running_ / kWarp * kWarp + l]; }
   void check_lanes(const Wait& wait);
   std::string who_waits() const;
   void drop_threads();
@@ -152,7 +170,13 @@ void Machine::launch(dim3 grid, dim3 block, size_t shared_bytes, const std::func
 }
 
 void Machine::run_block(Sequence& sequence) {
-  for (unsigned i = 0; i < count_; ++i) threads_[i].state = State::kNew;
+  for (unsigned i = 0; i < count_; ++i) {
+    threads_[i].state = State::kNew;
+    threads_[i].copies.clear();
+    threads_[i].groups = 0;
+  }
+  warps_.assign((count_ + kWarp - 1) / kWarp, {~0u, 0});
+  if (count_ % kWarp != 0) warps_.back().alive = (1u << count_ % kWarp) - 1;
   live_ = count_;
   at_barrier_ = 0;
   votes_ = {};
@@ -197,13 +221,13 @@ void Machine::enter() {
 void Machine::returned() {
   threads_[running_].state = State::kReturned;
   --live_;
-  const unsigned first = running_ / kWarp * kWarp;
-  for (unsigned i = first; i < std::min(first + kWarp, count_); ++i) {
-    const Thread& other = threads_[i];
-    if (other.state == State::kInWarp && (other.wait.mask >> lane() & 1)) {
-      fail("it has returned, but lane " + std::to_string(i - first) + " waits for it at " +
-           text(other.wait.name, other.wait.where));
-    }
+  warp().alive &= ~(1u << lane());
+  for (unsigned left = warp().waiting; left != 0; left &= left - 1) {
+    const unsigned l = std::countr_zero(left);
+    const Wait& wait = of_lane(l).wait;
+    if ((wait.mask >> lane() & 1) == 0) continue;
+    fail("it has returned, but lane " + std::to_string(l) + " waits for it at " +
+         text(wait.name, wait.where));
   }
   if (live_ > 0 && at_barrier_ == live_) open_barrier();
 }
@@ -249,38 +273,45 @@ void Machine::open_barrier() {
 
 // The running thread may meet the lanes of its mask.
 void Machine::check_lanes(const Wait& wait) {
-  const unsigned first = running_ / kWarp * kWarp;
   if ((wait.mask >> lane() & 1) == 0) {
     fail(text(wait.name, wait.where) + ": its mask does not name the lane itself");
   }
-  for (unsigned l = 0; l < kWarp; ++l) {
-    const bool named = (wait.mask >> l & 1) != 0, exists = first + l < count_;
-    if (named && (!exists || threads_[first + l].state == State::kReturned)) {
-      fail(text(wait.name, wait.where) + ": its mask names lane " + std::to_string(l) +
-           (exists ? ", which has returned" : ", which the block does not have"));
-    }
-    if (!exists || !meets(threads_[first + l], wait)) continue;
-    const Wait& other = threads_[first + l].wait;
-    if (!same_place(other, wait)) {
-      fail("it is at " + text(wait.name, wait.where) + ", but lane " + std::to_string(l) + " waits at " +
-           text(other.name, other.where));
-    }
+  if (const unsigned gone = wait.mask & ~warp().alive; gone != 0) {
+    const unsigned l = std::countr_zero(gone);
+    const bool exists = running_ / kWarp * kWarp + l < count_;
+    fail(text(wait.name, wait.where) + ": its mask names lane " + std::to_string(l) +
+         (exists ? ", which has returned" : ", which the block does not have"));
   }
 }
 
+// Lanes that wait with another mask may come here later.
 void Machine::warp_meeting(const Wait& wait, void (*evaluate)(const Slots&)) {
   check_lanes(wait);
-  const unsigned first = running_ / kWarp * kWarp;
+  const unsigned mine = 1u << lane();
   Slots slots{};
   slots.of[lane()] = wait.slot;
-  for (unsigned l = 0; l < kWarp; ++l) {
-    if ((wait.mask >> l & 1) == 0 || l == lane()) continue;
-    if (!meets(threads_[first + l], wait)) return pause(State::kInWarp, wait);
-    slots.of[l] = threads_[first + l].wait.slot;
+  bool all = (wait.mask & ~warp().waiting) == mine;
+  for (unsigned left = wait.mask & warp().waiting; left != 0; left &= left - 1) {
+    const unsigned l = std::countr_zero(left);
+    const Wait& other = of_lane(l).wait;
+    if (other.mask != wait.mask) {
+      all = false;
+    } else if (!same_place(other, wait)) {
+      fail("it is at " + text(wait.name, wait.where) + ", but lane " + std::to_string(l) + " waits at " +
+           text(other.name, other.where));
+    } else {
+      slots.of[l] = other.slot;
+      if (!all) break;  // one is enough to compare with: they have been compared with each other
+    }
+  }
+  if (!all) {
+    warp().waiting |= mine;
+    return pause(State::kInWarp, wait);
   }
   if (evaluate != nullptr) evaluate(slots);
-  for (unsigned l = 0; l < kWarp; ++l) {
-    if ((wait.mask >> l & 1) != 0 && l != lane()) threads_[first + l].state = State::kReady;
+  warp().waiting &= ~wait.mask;
+  for (unsigned left = wait.mask & ~mine; left != 0; left &= left - 1) {
+    of_lane(std::countr_zero(left)).state = State::kReady;
   }
 }
 
@@ -357,6 +388,28 @@ void* dynamic_shared() {
   void* memory = machine().shared.dynamic();
   if (memory == nullptr) fail("dynamic shared memory, but the launch gave none");
   return memory;
+}
+
+void copy_async(void* to, const void* from, int bytes, bool exists) {
+  check_aligned(to, bytes, "cp.async: the destination");
+  check_aligned(from, bytes, "cp.async: the source");
+  if (exists) std::memcpy(to, from, bytes);  // a source out of bounds shows here, not at the wait
+  std::memset(to, 0xff, bytes);
+  Thread& thread = machine().running();
+  thread.copies.push_back({to, exists ? from : nullptr, bytes, thread.groups});
+}
+
+void copy_async_commit() {
+  ++machine().running().groups;
+}
+
+void copy_async_wait(int pending) {
+  Thread& thread = machine().running();
+  const auto done = [&](const Copy& copy) { return copy.group < thread.groups - pending; };
+  for (const Copy& copy : thread.copies) {
+    if (done(copy)) copy.run();
+  }
+  std::erase_if(thread.copies, done);
 }
 
 void check_aligned(const void* p, size_t bytes, const char* what) {

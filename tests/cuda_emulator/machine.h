@@ -68,6 +68,12 @@ void warp_meeting(const char* name, unsigned mask, void* slot, void (*evaluate)(
 void* shared_array(const void* place, size_t bytes, size_t alignment);
 void* dynamic_shared();
 
+// cp.async: the copy takes place at the wait for its group, of the running thread; until then the destination
+// is NaN. Without `exists` it becomes zeros.
+void copy_async(void* to, const void* from, int bytes, bool exists);
+void copy_async_commit();
+void copy_async_wait(int pending);  // until at most so many groups are under way
+
 // Fails unless p is aligned to `bytes`.
 void check_aligned(const void* p, size_t bytes, const char* what);
 
