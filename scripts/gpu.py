@@ -168,7 +168,7 @@ def run_all(chosen: list[str], seconds: float, folder: Path) -> list[Found]:
         else:
             print(f"\n== {stage} ({left:.0f} s left)", flush=True)
             try:
-                results.append(run(max(5.0, min(left, share * seconds)), folder / f"{stage}.jsonl"))
+                results.append(run(min(left, max(30.0, share * seconds)), folder / f"{stage}.jsonl"))
             except Exception as error:  # a fault of this script is no reason to lose the other stages
                 results.append(Found(stage, note=f"{type(error).__name__}: {error}"))
     return results

@@ -15,15 +15,8 @@ needs_gpu = pytest.mark.skipif(not _cuda.available(), reason=f"no CUDA kernels h
 DTYPES = {torch.float32: 2e-5, torch.float64: 1e-12, torch.bfloat16: 4e-2, torch.float16: 5e-3}
 OPS = ["_dropout", "_dropout_by", "_random_stream", "_softmax", "_softmax_backward", "_layer_norm"]
 OPS += ["_layer_norm_backward", "_batch_norm_train", "_batch_norm_eval", "_batch_norm_backward"]
-OPS += [
-    "_group_norm",
-    "_instance_norm",
-    "_group_norm_backward",
-    "_prelu",
-    "_prelu_backward",
-    "_glu",
-    "_glu_backward",
-]
+OPS += ["_group_norm", "_instance_norm", "_group_norm_backward", "_prelu", "_prelu_backward", "_glu"]
+OPS += ["_glu_backward", "_rrelu", "_rrelu_backward", "_rrelu_by"]
 OPS += ["_max_pool", "_max_pool_backward", "_max_pool_indices", "_avg_pool", "_avg_pool_backward"]
 OPS += ["_cross_entropy", "_cross_entropy_backward", "_pointwise_loss", "_pointwise_loss_backward"]
 
@@ -263,6 +256,36 @@ def test_dropout_draws_as_the_cpu(dtype, length):
             arguments = (0.3, 1 / 0.7, 0.0, 0.0, length, 12345, 678)
             ours = torch.ops.fastnn._dropout(x.cuda()[shift:], *arguments).cpu()
             assert torch.equal(ours, torch.ops.fastnn._dropout(x[shift:], *arguments))
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rrelu_draws_as_the_cpu(dtype):
+    for count in (1, 5, 64, 4099):
+        for shift in (0, 1):
+            x = torch.randn(count + shift, dtype=dtype)
+            arguments = (0.1, 0.4, 12345, 678)
+            ours = torch.ops.fastnn._rrelu(x.cuda()[shift:], *arguments).cpu()
+            theirs = torch.ops.fastnn._rrelu(x[shift:], *arguments)
+            # r is rounded once or twice.
+            torch.testing.assert_close(ours, theirs, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+@needs_gpu
+def test_rrelu_keeps_its_slopes_and_draws_anew_in_a_graph():
+    x = torch.randn(1 << 16, device="cuda", requires_grad=True)
+    with fastnn.strict():
+        y = F.rrelu(x, training=True)
+    (dx,) = torch.autograd.grad(y.sum(), x)
+    torch.testing.assert_close(dx, y.detach() / x.detach())
+    assert dx.min() >= 1 / 8 and dx[x < 0].max() <= 1 / 3 and (dx[x > 0] == 1).all()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = F.rrelu(x.detach(), training=True)
+    graph.replay()
+    before = captured.clone()
+    graph.replay()
+    assert not torch.equal(before, captured)
 
 
 @needs_gpu

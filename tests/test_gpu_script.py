@@ -74,12 +74,16 @@ def test_the_report_has_ratios_and_means():
 
 
 @without_gpu
-def test_says_that_no_device_is_visible(capfd, tmp_path):
-    assert script.main(["--minutes", "1", "--out", str(tmp_path / "gpu.json")]) == 1
+def test_says_that_no_device_is_visible(capfd, tmp_path, monkeypatch):
+    monkeypatch.setitem(
+        script.STAGES, "build", (0.1, lambda seconds, to: script.Found("build"))
+    )  # never from a test
+    assert script.main(["--minutes", "2", "--out", str(tmp_path / "gpu.json")]) == 1
     assert "no CUDA device is visible" in capfd.readouterr().out
     result = json.loads((tmp_path / "gpu.json").read_text())
     assert [stage["stage"] for stage in result["stages"]] == list(script.STAGES)
     assert not any(stage["ok"] for stage in result["stages"])
+    assert all(stage["note"] for stage in result["stages"])
     assert gpu.main(["bench", "--to", str(tmp_path / "bench")]) == script.NO_DEVICE
 
 

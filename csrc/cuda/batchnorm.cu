@@ -10,12 +10,12 @@
 namespace fastnn::cuda {
 namespace {
 
-// Per channel: what the statistics become, and scale = w invstd for the map.
+// Per channel: what the statistics become, and scale = w invstd and offset for the map.
 template <class C>
 struct ChannelStatistics {
-  const C* weight;
+  const C *weight, *bias;
   C *running_mean, *running_var, *save_mean, *save_invstd;  // the last two null when not training
-  C* scale;
+  C *scale, *offset;
   C momentum, eps;
 };
 template <class T, class C>
@@ -24,12 +24,13 @@ __global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
                    ChannelStatistics<C> s) {
   const int64_t c = int64_t{blockIdx.x} * kChannelThreads + threadIdx.x;
   if (c >= channels) return;
-  C invstd;
+  C invstd, lost = 0;
   if (parts == nullptr) {
     invstd = inverse_root(s.running_var[c] + s.eps);
   } else {
     const Statistics found(merged(parts, count, channels, c, SumTwo()), pivots(c), numbers);
     const C mean = static_cast<C>(found.mean);
+    lost = found.template lost<C>();
     invstd = static_cast<C>(inverse_root(found.variance + static_cast<double>(s.eps)));
     s.save_mean[c] = mean;
     s.save_invstd[c] = invstd;
@@ -41,7 +42,9 @@ __global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
       s.running_var[c] = (C(1) - s.momentum) * s.running_var[c] + s.momentum * unbiased;
     }
   }
-  s.scale[c] = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  const C scale = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  s.scale[c] = scale;
+  s.offset[c] = (s.bias == nullptr ? C(0) : s.bias[c]) - lost * scale;
 }
 
 // Per channel: parameters' gradients and the coefficients of dx.
@@ -100,19 +103,24 @@ void forward(const BatchNormParams& p, void* workspace, Stream stream) {
   const Cells cells = cells_of(p.shape);
   const int count = cells.parts();
   Two<double>* parts = static_cast<Two<double>*>(workspace);
-  C* scale = reinterpret_cast<C*>(parts + count * p.shape.C);
+  C *scale = reinterpret_cast<C*>(parts + count * p.shape.C), *offset = scale + p.shape.C;
   const Pivots<T> pivots(x, cells, 1);
   if (p.training) reduce_cells(CellMoments<T>{x, pivots, 1}, parts, count, cells, stream);
-  const ChannelStatistics<C> statistics{static_cast<const C*>(p.weight), static_cast<C*>(p.running_mean),
-                                        static_cast<C*>(p.running_var),  static_cast<C*>(p.save_mean),
-                                        static_cast<C*>(p.save_invstd),  scale,
-                                        static_cast<C>(p.momentum),      static_cast<C>(p.eps)};
+  const ChannelStatistics<C> statistics{.weight = static_cast<const C*>(p.weight),
+                                        .bias = static_cast<const C*>(p.bias),
+                                        .running_mean = static_cast<C*>(p.running_mean),
+                                        .running_var = static_cast<C*>(p.running_var),
+                                        .save_mean = static_cast<C*>(p.save_mean),
+                                        .save_invstd = static_cast<C*>(p.save_invstd),
+                                        .scale = scale,
+                                        .offset = offset,
+                                        .momentum = static_cast<C>(p.momentum),
+                                        .eps = static_cast<C>(p.eps)};
   launch(finish_forward<T, C>, grid_for(p.shape.C, kChannelThreads), dim3(kChannelThreads), 0, stream,
          static_cast<const Two<double>*>(p.training ? parts : nullptr), count, p.shape.C,
          static_cast<double>(cells.numbers()), pivots, statistics);
   const C* mean = static_cast<const C*>(p.training ? p.save_mean : p.running_mean);
-  map_cells(Normalise<T>{{x}, mean, scale, static_cast<const C*>(p.bias)}, static_cast<T*>(p.y),
-            numbers(p.shape), cells, stream);
+  map_cells(Normalise<T>{{x}, mean, scale, offset}, static_cast<T*>(p.y), numbers(p.shape), cells, stream);
 }
 
 template <class T>
@@ -128,8 +136,9 @@ void backward(const BatchNormBackwardParams& p, void* workspace, Stream stream) 
   reduce_cells(CellGradients<T>{dy, x, mean, 1}, parts, count, cells, stream);
   launch(finish_backward<C>, grid_for(p.shape.C, kChannelThreads), dim3(kChannelThreads), 0, stream,
          static_cast<const Two<double>*>(parts), count, p.shape.C, static_cast<double>(cells.numbers()),
-         static_cast<const C*>(p.weight), static_cast<const C*>(p.invstd), static_cast<const C*>(p.var),
-         static_cast<C>(p.eps), static_cast<C*>(p.dweight), static_cast<C*>(p.dbias), k);
+         static_cast<const C*>(p.weight), static_cast<const C*>(p.training ? p.invstd : nullptr),
+         static_cast<const C*>(p.var), static_cast<C>(p.eps), static_cast<C*>(p.dweight),
+         static_cast<C*>(p.dbias), k);
   if (p.dx == nullptr) return;
   T* dx = static_cast<T*>(p.dx);
   if (p.training) {

@@ -99,6 +99,12 @@ struct Statistics {
     mean = pivot + shift;
     variance = spread < 0 ? 0 : spread;  // a rounding error below; NaN stays
   }
+  // The mean less its rounding to C: where it is far from zero, that matters to x - mean.
+  template <class C>
+  __device__ __forceinline__ C lost() const {
+    const double rest = mean - static_cast<double>(static_cast<C>(mean));
+    return rest == rest ? static_cast<C>(rest) : C(0);  // infinite means have none
+  }
 };
 
 // Backward: the sums of dy and dy (x - mean). `sharing` neighbouring cells have one mean.
@@ -297,15 +303,15 @@ void map_cells(const F& f, T* out, int64_t n, const Cells& c, Stream stream) {
   packed ? start(map_kernel<Pack<T>::N, T, F>, Pack<T>::N) : start(map_kernel<1, T, F>, 1);
 }
 
-// y = (x - mean) scale + bias, one number of each per cell.
+// y = (x - mean) scale + offset, one number of each per cell.
 template <class T>
 struct Normalise {
   using C = Compute<T>;
   static constexpr int kInputs = 1;
   const T* in[1];
-  const C *mean, *scale, *bias;
+  const C *mean, *scale, *offset;
   __device__ __forceinline__ C operator()(const C (&v)[1], int64_t cell) const {
-    return (v[0] - mean[cell]) * scale[cell] + (bias == nullptr ? C(0) : bias[cell]);
+    return (v[0] - mean[cell]) * scale[cell] + offset[cell];
   }
 };
 

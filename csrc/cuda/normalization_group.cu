@@ -15,7 +15,7 @@ namespace {
 // Coefficients, an array per cell [N, C] each.
 template <class C>
 struct GroupScales {
-  C *mean, *scale, *bias;
+  C *mean, *scale, *offset;
 };
 template <class C>
 struct GroupSlopes {
@@ -47,8 +47,9 @@ __global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
   for (int64_t i = lane; i < width; i += kWarp) {
     const int64_t cell = group * width + i;
     to.mean[cell] = mean;
-    to.scale[cell] = weight == nullptr ? rstd : rstd * weight[first + i];
-    to.bias[cell] = bias == nullptr ? C(0) : bias[first + i];
+    const C scale = weight == nullptr ? rstd : rstd * weight[first + i];
+    to.scale[cell] = scale;
+    to.offset[cell] = (bias == nullptr ? C(0) : bias[first + i]) - s.template lost<C>() * scale;
   }
 }
 
@@ -167,7 +168,8 @@ void forward(const GroupNormParams& p, void* workspace, Stream stream) {
            s.N, s.C, n, static_cast<C>(p.momentum), pivots, static_cast<C*>(p.running_mean),
            static_cast<C*>(p.running_var));
   }
-  map_cells(Normalise<T>{{x}, to.mean, to.scale, to.bias}, static_cast<T*>(p.y), numbers(s), of_map, stream);
+  map_cells(Normalise<T>{{x}, to.mean, to.scale, to.offset}, static_cast<T*>(p.y), numbers(s), of_map,
+            stream);
 }
 
 template <class T>

@@ -133,7 +133,7 @@ def bench(out: Any) -> None:
                     for found in rows_of(case, dtype, channels_last, bandwidth):
                         out.row(**found)
                 except Exception as error:
-                    fallback = "no CUDA kernel" in str(error)
+                    fallback = "fastnn.strict:" in str(error)
                     note = f"{type(error).__name__}: {error}"[:300]
                     out.row(**row, status="fallback" if fallback else "ERROR", note=note)
                 torch.cuda.empty_cache()

@@ -1,18 +1,15 @@
 // The CUDA kernels of fastnn::_prelu, _glu and their gradients.
 #include "ops/activation_channels.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
 #include "cuda/activation.h"
+#include "ops/cuda/device.h"
 #include "ops/vectors.h"
 
 namespace fastnn::ops {
 namespace {
 
 Tensor prelu_cuda(const Tensor& x, const Tensor& w) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   Tensor y = at::empty_like(x);
   const Tensor dense = with_layout_of(x, y), weight = w.contiguous();
   const ChannelView v = channel_view(y, w);
@@ -23,12 +20,12 @@ Tensor prelu_cuda(const Tensor& x, const Tensor& w) {
                        .x = dense.const_data_ptr(),
                        .w = weight.const_data_ptr(),
                        .y = y.data_ptr()},
-                      c10::cuda::getCurrentCUDAStream());
+                      current_stream());
   return y;
 }
 
 std::tuple<Tensor, Tensor> prelu_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& w) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   check_like(dy, x, "dy");
   Tensor dx = at::empty_like(x), dw = at::empty(w.sizes(), w.options());
   const Tensor dense_dy = with_layout_of(dy, dx), dense_x = with_layout_of(x, dx), weight = w.contiguous();
@@ -43,12 +40,12 @@ std::tuple<Tensor, Tensor> prelu_backward_cuda(const Tensor& dy, const Tensor& x
                                  .dx = dx.data_ptr(),
                                  .dw = dw.data_ptr()};
   const Tensor workspace = at::empty({cuda::prelu_workspace(p)}, x.options().dtype(compute_type(x)));
-  cuda::prelu_backward(p, workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+  cuda::prelu_backward(p, workspace.data_ptr(), current_stream());
   return {dx, dw};
 }
 
 Tensor glu_cuda(const Tensor& x, int64_t dim) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto order = memory_order(x);
   const Halves h = halves(x, order, dim);
   at::DimVector shape(h.x.sizes());
@@ -56,12 +53,12 @@ Tensor glu_cuda(const Tensor& x, int64_t dim) {
   const Tensor y = at::empty(shape, x.options());
   cuda::glu_forward(
       {.dtype = dtype_of(x), .outer = h.outer, .half = h.half, .x = h.x.const_data_ptr(), .y = y.data_ptr()},
-      c10::cuda::getCurrentCUDAStream());
+      current_stream());
   return unpermute(y, order);
 }
 
 Tensor glu_backward_cuda(const Tensor& dy, const Tensor& x, int64_t dim) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   at::DimVector half(x.sizes());
   half.at(dim) /= 2;
   check_sizes(dy, half, x, "dy");
@@ -74,11 +71,11 @@ Tensor glu_backward_cuda(const Tensor& dy, const Tensor& x, int64_t dim) {
                       .dy = dense_dy.const_data_ptr(),
                       .x = h.x.const_data_ptr(),
                       .dx = dx.data_ptr()},
-                     c10::cuda::getCurrentCUDAStream());
+                     current_stream());
   return unpermute(dx, order);
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_prelu", prelu_cuda);
   m.impl("_prelu_backward", prelu_backward_cuda);
   m.impl("_glu", glu_cuda);

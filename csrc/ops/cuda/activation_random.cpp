@@ -1,9 +1,6 @@
 // The CUDA kernels of fastnn::_rrelu, of its gradient, and of their form with the stream in device memory.
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
 #include "cuda/activation.h"
+#include "ops/cuda/device.h"
 #include "ops/tensors.h"
 
 namespace fastnn::ops {
@@ -12,7 +9,7 @@ namespace {
 // y = sign <= 0 ? r x : x. Element i in memory takes word i.
 Tensor run(const Tensor& x, const Tensor& sign, double lower, double upper, int64_t seed, int64_t offset,
            const uint64_t* stream) {
-  const c10::cuda::CUDAGuard guard(sign.device());
+  const DeviceGuard guard(sign.device());
   check_like(x, sign, "x");
   const Tensor y = at::empty_like(sign), dense = with_layout_of(x, y), signs = with_layout_of(sign, y);
   cuda::rrelu({.dtype = dtype_of(sign),
@@ -25,7 +22,7 @@ Tensor run(const Tensor& x, const Tensor& sign, double lower, double upper, int6
                .seed = static_cast<uint64_t>(seed),
                .offset = static_cast<uint64_t>(offset),
                .stream = stream},
-              c10::cuda::getCurrentCUDAStream());
+              current_stream());
   return y;
 }
 
@@ -46,7 +43,7 @@ Tensor rrelu_by_cuda(const Tensor& x, const Tensor& sign, const Tensor& stream, 
              reinterpret_cast<const uint64_t*>(stream.const_data_ptr<int64_t>()));
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_rrelu", rrelu_cuda);
   m.impl("_rrelu_backward", rrelu_backward_cuda);
   m.impl("_rrelu_by", rrelu_by_cuda);

@@ -1,11 +1,8 @@
 // The CUDA kernels of fastnn::_cross_entropy, _pointwise_loss and their gradients.
-#include "ops/loss.h"
-
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
 #include "cuda/loss.h"
+
+#include "ops/cuda/device.h"
+#include "ops/loss.h"
 
 namespace fastnn::ops {
 namespace {
@@ -35,7 +32,7 @@ Tensor workspace_for(const Tensor& x) {
 // double.
 Tensors cross_entropy_cuda(const Tensor& x, const Tensor& target, const OptionalTensor& weight,
                            int64_t reduction, int64_t ignored) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const DimensionView v = class_view(x);
   const Classes classes(x, target, weight, ignored);
   const Tensor dense = x.contiguous();
@@ -50,7 +47,7 @@ Tensors cross_entropy_cuda(const Tensor& x, const Tensor& target, const Optional
                                 .peak = statistics[0].data_ptr(),
                                 .sum = statistics[1].data_ptr(),
                                 .loss = loss.data_ptr()};
-  const auto stream = c10::cuda::getCurrentCUDAStream();
+  const auto stream = current_stream();
   cuda::cross_entropy_forward(p, stream);
   if (reduction == at::Reduction::None) return {loss.to(x.scalar_type()), statistics, at::ones({}, doubles)};
   Tensor total = at::empty({}, x.options()), normaliser = at::empty({}, doubles);
@@ -63,7 +60,7 @@ Tensors cross_entropy_cuda(const Tensor& x, const Tensor& target, const Optional
 Tensor cross_entropy_backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& target,
                                    const OptionalTensor& weight, const Tensor& statistics,
                                    const Tensor& normaliser, int64_t reduction, int64_t ignored) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const DimensionView v = class_view(x);
   const Classes classes(x, target, weight, ignored);
   const int64_t positions = v.outer * v.inner;
@@ -86,12 +83,12 @@ Tensor cross_entropy_backward_cuda(const Tensor& dy, const Tensor& x, const Tens
                                 .peak = kept[0].const_data_ptr(),
                                 .sum = kept[1].const_data_ptr(),
                                 .dx = dx.data_ptr()},
-                               c10::cuda::getCurrentCUDAStream());
+                               current_stream());
   return dx;
 }
 
 Tensor pointwise_loss_cuda(const Tensor& input, const Tensor& target, int64_t kind, int64_t reduction) {
-  const c10::cuda::CUDAGuard guard(input.device());
+  const DeviceGuard guard(input.device());
   const Operands t(input, target);
   const bool each = reduction == at::Reduction::None;
   Tensor y = each ? at::empty_like(t.x) : at::empty({}, input.options());
@@ -103,14 +100,13 @@ Tensor pointwise_loss_cuda(const Tensor& input, const Tensor& target, int64_t ki
                                  .target = t.target.const_data_ptr(),
                                  .y = each ? y.data_ptr() : nullptr};
   cuda::pointwise_loss_forward(p, 1 / scale_of(reduction, p.count), y.data_ptr(),
-                               each ? nullptr : workspace.data_ptr<double>(),
-                               c10::cuda::getCurrentCUDAStream());
+                               each ? nullptr : workspace.data_ptr<double>(), current_stream());
   return y;
 }
 
 Tensor pointwise_loss_backward_cuda(const Tensor& dy, const Tensor& input, const Tensor& target, int64_t kind,
                                     int64_t reduction) {
-  const c10::cuda::CUDAGuard guard(input.device());
+  const DeviceGuard guard(input.device());
   const Operands t(input, target);
   const bool each = reduction == at::Reduction::None;
   TORCH_CHECK((each ? dy.sizes() == input.sizes() : dy.numel() == 1) &&
@@ -127,11 +123,11 @@ Tensor pointwise_loss_backward_cuda(const Tensor& dy, const Tensor& input, const
                                  .x = t.x.const_data_ptr(),
                                  .target = t.target.const_data_ptr(),
                                  .dx = dx.data_ptr()},
-                                c10::cuda::getCurrentCUDAStream());
+                                current_stream());
   return dx;
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_cross_entropy", cross_entropy_cuda);
   m.impl("_cross_entropy_backward", cross_entropy_backward_cuda);
   m.impl("_pointwise_loss", pointwise_loss_cuda);

@@ -1,9 +1,6 @@
 // The CUDA kernels of fastnn::_group_norm, _instance_norm and _group_norm_backward.
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
 #include "cuda/normalization.h"
+#include "ops/cuda/device.h"
 #include "ops/normalization.h"
 
 namespace fastnn::ops {
@@ -34,14 +31,14 @@ Tensors forward(const Tensor& x, const OptionalTensor& weight, const OptionalTen
                             .running_var = running_var ? running_var->pointer() : nullptr,
                             .momentum = momentum,
                             .eps = eps},
-                           workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+                           workspace.data_ptr(), current_stream());
   return {y, mean, rstd};
 }
 
 // y, and mean and 1 / sqrt(var + eps) of each sample and group [N, G].
 Tensors group_norm_cuda(const Tensor& x, int64_t G, const OptionalTensor& weight, const OptionalTensor& bias,
                         double eps) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   return forward(x, weight, bias, G, nullptr, nullptr, 0, eps);
 }
 
@@ -50,7 +47,7 @@ Tensors instance_norm_cuda(const Tensor& x, const OptionalTensor& weight, const 
                            const Tensor& running_mean, const Tensor& running_var, double momentum,
                            double eps) {
   TORCH_CHECK(x.dim() >= 2, "fastnn: an input of ", x.dim(), " dimensions");
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto type = compute_type(x);
   const Running mean(running_mean, x.size(1), type), var(running_var, x.size(1), type);
   Tensors result = forward(x, weight, bias, x.size(1), &mean, &var, momentum, eps);
@@ -61,7 +58,7 @@ Tensors instance_norm_cuda(const Tensor& x, const OptionalTensor& weight, const 
 
 Tensors group_norm_backward_cuda(const Tensor& dy, const Tensor& x, int64_t G, const OptionalTensor& weight,
                                  const Tensor& mean, const Tensor& rstd, double, std::array<bool, 3> mask) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
   const GroupNormShape shape = shape_of(x, G, format);
@@ -84,13 +81,13 @@ Tensors group_norm_backward_cuda(const Tensor& dy, const Tensor& x, int64_t G, c
                              .dx = mask[0] ? dx.data_ptr() : nullptr,
                              .dweight = mask[1] ? dw.data_ptr() : nullptr,
                              .dbias = mask[2] ? db.data_ptr() : nullptr},
-                            workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+                            workspace.data_ptr(), current_stream());
   const auto wanted = parameter_type(x, weight);
   if (wanted == type) return {dx, dw, db};
   return {dx, dw.to(wanted), db.to(wanted)};
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_group_norm", group_norm_cuda);
   m.impl("_instance_norm", instance_norm_cuda);
   m.impl("_group_norm_backward", group_norm_backward_cuda);

@@ -1,10 +1,7 @@
 // The CUDA kernels of fastnn::_max_pool, _max_pool_indices, _avg_pool and their gradients.
 #include "cuda/pooling.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
+#include "ops/cuda/device.h"
 #include "ops/pooling_windows.h"
 
 namespace fastnn::ops {
@@ -14,7 +11,7 @@ using c10::fromIntArrayRefUnchecked;
 
 // y and codes: [N, C, OD, OH, OW] (leading dimensions as x has them); codes is empty unless asked for.
 std::tuple<Tensor, Tensor> max_pool_cuda(const Tensor& x, at::IntArrayRef window, bool with_codes) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const Windows w = Windows::from(window);
   const bool channels_last = keeps_channels_last(x, w, true);
   const PoolShape s = pool_shape(x.sizes(), w, channels_last);
@@ -29,13 +26,13 @@ std::tuple<Tensor, Tensor> max_pool_cuda(const Tensor& x, at::IntArrayRef window
                           .x = dense.const_data_ptr(),
                           .y = y.data_ptr(),
                           .codes = with_codes ? codes.data_ptr() : nullptr},
-                         c10::cuda::getCurrentCUDAStream());
+                         current_stream());
   return {y, codes};
 }
 
 Tensor max_pool_backward_cuda(const Tensor& dy, const Tensor& codes, at::IntArrayRef input_size,
                               bool channels_last, at::IntArrayRef window) {
-  const c10::cuda::CUDAGuard guard(dy.device());
+  const DeviceGuard guard(dy.device());
   const Windows w = Windows::from(window);
   const PoolShape s = pool_shape(input_size, w, channels_last);
   check_sizes(dy, w.output_size(input_size), dy, "dy");
@@ -49,12 +46,12 @@ Tensor max_pool_backward_cuda(const Tensor& dy, const Tensor& codes, at::IntArra
                            .dy = dense.const_data_ptr(),
                            .codes = dense_codes.const_data_ptr(),
                            .dx = dx.data_ptr()},
-                          c10::cuda::getCurrentCUDAStream());
+                          current_stream());
   return dx;
 }
 
 Tensor max_pool_indices_cuda(const Tensor& codes, at::IntArrayRef input_size, at::IntArrayRef window) {
-  const c10::cuda::CUDAGuard guard(codes.device());
+  const DeviceGuard guard(codes.device());
   const Windows w = Windows::from(window);
   check_sizes(codes, w.output_size(input_size), codes, "codes");
   const bool channels_last = keeps_channels_last(codes, w, true);
@@ -63,13 +60,13 @@ Tensor max_pool_indices_cuda(const Tensor& codes, at::IntArrayRef input_size, at
   cuda::max_pool_indices({.shape = pool_shape(input_size, w, channels_last),
                           .codes = dense.const_data_ptr(),
                           .indices = indices.data_ptr<int64_t>()},
-                         c10::cuda::getCurrentCUDAStream());
+                         current_stream());
   return indices;
 }
 
 // divisor 0: the number of elements in the window.
 Tensor avg_pool_cuda(const Tensor& x, at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const Windows w = Windows::from(window);
   const bool channels_last = keeps_channels_last(x, w, false);
   const auto size = w.output_size(x.sizes());
@@ -81,13 +78,13 @@ Tensor avg_pool_cuda(const Tensor& x, at::IntArrayRef window, bool count_include
                           .divisor = divisor,
                           .x = dense.const_data_ptr(),
                           .y = y.data_ptr()},
-                         c10::cuda::getCurrentCUDAStream());
+                         current_stream());
   return y;
 }
 
 Tensor avg_pool_backward_cuda(const Tensor& dy, at::IntArrayRef input_size, bool channels_last,
                               at::IntArrayRef window, bool count_include_pad, int64_t divisor) {
-  const c10::cuda::CUDAGuard guard(dy.device());
+  const DeviceGuard guard(dy.device());
   const Windows w = Windows::from(window);
   check_sizes(dy, w.output_size(input_size), dy, "dy");
   const Tensor dense = in_layout(dy, w, channels_last);
@@ -98,11 +95,11 @@ Tensor avg_pool_backward_cuda(const Tensor& dy, at::IntArrayRef input_size, bool
                            .divisor = divisor,
                            .dy = dense.const_data_ptr(),
                            .dx = dx.data_ptr()},
-                          c10::cuda::getCurrentCUDAStream());
+                          current_stream());
   return dx;
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_max_pool", max_pool_cuda);
   m.impl("_max_pool_backward", max_pool_backward_cuda);
   m.impl("_max_pool_indices", max_pool_indices_cuda);
