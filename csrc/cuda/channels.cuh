@@ -45,7 +45,7 @@ struct Cells {
 
 // What is summed over a cell: V of a thread's numbers, merged by Join.
 //
-// Sums are doubles: an addition for every 4 bytes of memory costs nothing on GPUs for computing, and squares
+// Sums are doubles: GPUs for computing add them faster than memory delivers floats, and squares
 // of floats neither cancel nor overflow. Doubles themselves are summed around the first number of the cells
 // that share statistics, their pivot.
 template <class T>
