@@ -24,6 +24,7 @@ from fastnn.modules.linear import *
 from fastnn.modules.loss import *
 from fastnn.modules.normalization import *
 from fastnn.modules.pooling import *
+from fastnn.modules.rnn import *
 from fastnn.modules.softmax import *
 from fastnn.version import __version__ as __version__
 

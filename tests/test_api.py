@@ -59,13 +59,18 @@ NATIVE = {  # class -> constructor arguments, shape of an input
     "AlphaDropout": ((), (4, 8)),
     "FeatureAlphaDropout": ((), (4, 8, 3)),
     "TransformerEncoderLayer": ((12, 4, 20, 0.0), (5, 3, 12)),
+    **dict.fromkeys(("RNNCell", "GRUCell"), ((4, 5), (3, 4))),
 }
-# Ours, with more than one input or a layer as argument: tests/test_attention.py, tests/test_loss.py.
+# Ours, with more than one input or output, or a layer as argument: tests/test_attention.py, test_loss.py, test_rnn.py.
 COMPOSED = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "GRU",
+    "LSTM",
+    "LSTMCell",
     "MSELoss",
     "MultiheadAttention",
+    "RNN",
     "Transformer",
     "TransformerDecoder",
     "TransformerDecoderLayer",

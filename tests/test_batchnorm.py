@@ -159,7 +159,19 @@ def test_mixed_layouts_of_parameters(mixed):
 @pytest.mark.parametrize(("mean", "spread"), [(1e3, 1.0), (1e4, 0.1), (-1e-3, 1e-4), (0.0, 1e3)])
 def test_precision(mean, spread, layout, capability):
     """A mean much larger than the spread: the variance must not be a difference of large numbers."""
-    x = apply_layout(torch.randn(6, 5, 17, 19) * spread + mean, layout)
+    check_precision(torch.randn(6, 5, 17, 19) * spread + mean, spread, layout)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_precision_of_an_odd_beginning(layout, capability):
+    """The first numbers, from which the kernels guess the mean, lie far from all others."""
+    x = torch.randn(2, 5, 50, 41)
+    x.flatten(2)[:, :, :16] += 1e4
+    check_precision(x, x.std(), layout)
+
+
+def check_precision(x, spread, layout):
+    x = apply_layout(x, layout)
     theirs, ours = pair(case("BatchNorm2d", tuple(x.shape), 5))
     exact = copy.deepcopy(theirs).double()
     expected, got, reference = theirs(x), ours(x), exact(x.double())

@@ -28,6 +28,10 @@ class TestConv(Family):
         case("Conv2d", (2, 64, 14, 14), 64, 48, 3, padding=1, algorithm="winograd"),
         case("Conv2d", (3, 51, 19, 21), 51, 45, 3, padding=(2, 0), algorithm="winograd"),
         case("ConvTranspose2d", (2, 32, 19, 17), 32, 40, 3, padding=1, algorithm="winograd"),
+        case("Conv2d", (2, 40, 30, 35), 40, 33, 3, padding=(2, 1), dilation=(2, 3), algorithm="winograd"),
+        case("Conv3d", (2, 32, 5, 17, 19), 32, 24, 3, padding=1, algorithm="winograd"),
+        case("Conv3d", (1, 24, 6, 18, 20), 24, 33, (2, 3, 3), dilation=(3, 2, 1), algorithm="winograd"),
+        case("ConvTranspose3d", (1, 24, 4, 16, 13), 24, 40, 3, padding=(0, 1, 2), algorithm="winograd"),
         case("Conv2d", (1, 130, 6, 6), 130, 33, 3, padding=1),
         case("Conv1d", (1, 40, 133), 40, 30, 9, padding=4),
         case("Conv3d", (2, 4, 6, 7, 8), 4, 6, (2, 3, 1), stride=(1, 2, 3), padding=(1, 0, 2), groups=2),
@@ -73,6 +77,8 @@ class TestConv(Family):
         case("Conv2d", (3, 48, 17, 17), 48, 48, 3, groups=48, padding=1),
         case("Conv2d", (2, 64, 31, 31), 64, 96, 1, stride=2),
         case("Conv3d", (2, 8, 9, 12, 13), 8, 16, 3),
+        case("Conv3d", (1, 32, 6, 17, 18), 32, 48, 3, padding=1, algorithm="winograd"),
+        case("Conv2d", (2, 32, 33, 34), 32, 48, 3, padding=2, dilation=2, algorithm="winograd"),
         case("ConvTranspose2d", (3, 32, 14, 14), 32, 24, 4, stride=2, padding=1),
     )
 

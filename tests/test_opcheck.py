@@ -52,6 +52,20 @@ TRANSPOSED = ([2, 2], [1, 1], [1, 1], True, [1, 1], 1)
 
 ATTENTION = (x(2, 4, 3, 4), x(2, 2, 5, 4), x(2, 2, 5, 4))  # queries with twice the heads of keys and values
 CLASSES = torch.tensor([4, 0, 2])
+
+
+def rnn_weights(gates, biases=True, projection=None, directions=1):
+    """Of 3 features and 4 units."""
+    states = projection or 4
+    one = [(4 * gates, 3), (4 * gates, states), *[(4 * gates,)] * (2 * biases)]
+    return [x(*size) for size in [*one, *([(projection, 4)] if projection else [])] * directions]
+
+
+RNN = (x(5, 2, 3), x(1, 2, 4), None, rnn_weights(1), [], 0, False)
+PACKED_LSTM = (
+    x(7, 3), x(2, 3, 2), x(2, 3, 4), rnn_weights(4, projection=2, directions=2), [3, 3, 1], 2, True,
+)  # fmt: skip
+WANTED = [True] * 13
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -135,6 +149,25 @@ PRIVATE = {
             [True, True, True],
         )
         for mask, p in ((None, 0.0), (torch.rand(3, 5) > 0.3, 0.3))
+    ],
+    "_rnn_layer": [
+        (*RNN, True),
+        (*PACKED_LSTM, True),
+        (x(5, 2, 3), None, None, rnn_weights(3, biases=False), [], 3, False, False),
+    ],
+    "_rnn_layer_backward": [
+        (x(5, 2, 4), None, None, *RNN[:4], plain(5, 2, 4).tanh(), plain(0), *RNN[4:], WANTED),
+        (
+            plain(7, 4),
+            plain(2, 3, 2),
+            plain(2, 3, 4),
+            *(t.detach() for t in PACKED_LSTM[:3]),
+            [w.detach() for w in PACKED_LSTM[3]],
+            plain(7, 4),
+            plain(2, 7, 20).sigmoid(),
+            *PACKED_LSTM[4:],
+            WANTED,
+        ),
     ],
     "_rrelu": [(x(40, 5), 0.1, 0.3, 7, 0), (x(2, 3, 4, 5, last=True), -0.1, 0.3, 7, 9)],
     "_rrelu_backward": [
@@ -267,6 +300,26 @@ FRONT = {
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
         ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),
     ],
+    **{  # not packed: torch reads the batch sizes, which a fake tensor doesn't have
+        name: [
+            ((x(5, 2, 3), None, hx, rnn_weights(gates), True, 1, 0.0, False, False, False), {}),
+        ]
+        for name, gates, hx in (
+            ("rnn_tanh", 1, [x(1, 2, 4)]),
+            ("rnn_relu", 1, []),
+            ("gru", 3, [x(1, 2, 4)]),
+            ("lstm", 4, []),
+        )
+    },
+    **{
+        f"{name}_cell": [((x(2, 3), hx, *rnn_weights(gates)), {})]
+        for name, gates, hx in (
+            ("rnn_tanh", 1, x(2, 4)),
+            ("rnn_relu", 1, None),
+            ("gru", 3, x(2, 4)),
+            ("lstm", 4, [x(2, 4), x(2, 4)]),
+        )
+    },
     "threshold": [((x(2, 4), 0.1, 2.0), {})],
     "rrelu": [((x(2, 3, 4), 0.1, 0.3), {})],
     **{name: [((x(2, 3, 4), 0.5, True), {})] for name in DROPOUTS},
@@ -337,6 +390,8 @@ def test_meta_kernels_agree_with_the_real_ones():
         for arguments in samples:
 
             def to(value, device):
+                if isinstance(value, list):
+                    return [to(v, device) for v in value]
                 return value.detach().to(device) if isinstance(value, torch.Tensor) else value
 
             real = overload(name)(*(to(a, "cpu") for a in arguments))
@@ -346,4 +401,6 @@ def test_meta_kernels_agree_with_the_real_ones():
 
 
 def flat(outputs):
-    return [o for o in ([outputs] if isinstance(outputs, torch.Tensor) else outputs) if o is not None]
+    if isinstance(outputs, torch.Tensor):
+        return [outputs]
+    return [tensor for o in outputs if o is not None for tensor in flat(o)]

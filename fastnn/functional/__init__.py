@@ -16,6 +16,7 @@ from fastnn.functional.linear import *
 from fastnn.functional.loss import *
 from fastnn.functional.normalization import *
 from fastnn.functional.pooling import *
+from fastnn.functional.rnn import *
 from fastnn.functional.softmax import *
 
 if _TYPE_CHECKING:  # at run time _adopt adds these names

@@ -12,6 +12,7 @@ from fastnn.modules import linear as _linear
 from fastnn.modules import loss as _loss
 from fastnn.modules import normalization as _normalization
 from fastnn.modules import pooling as _pooling
+from fastnn.modules import rnn as _rnn
 from fastnn.modules import softmax as _softmax
 from fastnn.modules.activation import *  # noqa: F403
 from fastnn.modules.attention import *  # noqa: F403
@@ -22,6 +23,7 @@ from fastnn.modules.linear import *  # noqa: F403
 from fastnn.modules.loss import *  # noqa: F403
 from fastnn.modules.normalization import *  # noqa: F403
 from fastnn.modules.pooling import *  # noqa: F403
+from fastnn.modules.rnn import *  # noqa: F403
 from fastnn.modules.softmax import *  # noqa: F403
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     *_loss.__all__,
     *_normalization.__all__,
     *_pooling.__all__,
+    *_rnn.__all__,
     *_softmax.__all__,
 ]
 

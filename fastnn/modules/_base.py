@@ -1,5 +1,6 @@
 """What every fastnn layer shares."""
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -46,3 +47,12 @@ def set_class(module: nn.Module, cls: type[nn.Module]) -> None:
         module.__dict__["__module__"] = "torch.nn.modules"
     else:
         module.__dict__.pop("__module__", None)
+
+
+class ScriptsAsTorch(Native):
+    """A layer whose forward TorchScript can't read: it compiles torch's own, on the same parameters."""
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        twin = copy.copy(self)
+        set_class(twin, getattr(nn, type(self).__name__))
+        return twin

@@ -4,7 +4,6 @@ torch's own layers leave their parts alone in inference and run one private op (
 parts run in every mode. Nested tensors and arguments that override torch functions get torch's own forward.
 """
 
-import copy
 import functools
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch.overrides import has_torch_function
 
 from fastnn import functional as F
 from fastnn.functional.attention import attend
-from fastnn.modules._base import Native, set_class
+from fastnn.modules._base import ScriptsAsTorch
 
 __all__ = [
     "MultiheadAttention",
@@ -29,7 +28,7 @@ __all__ = [
 _ACTIVATIONS = {torch_functional.relu: F.relu, torch_functional.gelu: F.gelu}
 
 
-class _Composed(Native):
+class _Composed(ScriptsAsTorch):
     """A layer made of layers: those that torch's ``__init__`` has made become fastnn's, those given to it stay."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -48,12 +47,6 @@ class _Composed(Native):
                         accelerate(child, allow_empty=True)
 
             cls.__init__ = initialise
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """TorchScript compiles torch's own layer, on the same parameters."""
-        twin = copy.copy(self)
-        set_class(twin, getattr(nn, type(self).__name__))
-        return twin
 
 
 def _masks(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastnn.testing.cases import Case
+from fastnn.testing.networks import packed_sizes
 
 _FLOAT = ("float32",)
 _PLANES = (
@@ -53,7 +54,7 @@ def _conv() -> list[Case]:
         _case("conv", "Conv2d", (16, 256, 14, 14), 256, 256, 3, padding=1, algorithm="winograd"),
         _case("conv", "Conv2d", (9, 51, 37, 41), 51, 45, 3, padding=1, algorithm="winograd"),
         _case("conv", "Conv2d", (8, 64, 56, 56), 64, 128, 3, stride=2, padding=1),
-        _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2),
+        _case("conv", "Conv2d", (8, 48, 40, 40), 48, 48, 3, padding=2, dilation=2, algorithm="winograd"),
         _case("conv", "Conv2d", (8, 3, 160, 160), 3, 48, 7, stride=2, padding=3),
         _case("conv", "Conv2d", (100, 1, 28, 28), 1, 20, 5, quick=True),
         _case("conv", "Conv2d", (100, 20, 12, 12), 20, 64, 5),
@@ -63,7 +64,7 @@ def _conv() -> list[Case]:
         _case("conv", "Conv2d", (16, 64, 28, 28), 64, 64, 3, padding=1, groups=8),
         _case("conv", "Conv2d", (2, 4, 12, 12), 4, 8, 3, quick=True),
         _case("conv", "Conv1d", (16, 64, 400), 64, 128, 5, padding=2),
-        _case("conv", "Conv3d", (4, 16, 16, 28, 28), 16, 32, 3, padding=1),
+        _case("conv", "Conv3d", (4, 16, 16, 28, 28), 16, 32, 3, padding=1, algorithm="winograd"),
         _case("conv", "ConvTranspose2d", (8, 64, 28, 28), 64, 32, 4, stride=2, padding=1),
     ]
 
@@ -171,6 +172,37 @@ def _attention() -> list[Case]:
     ]
 
 
+def _rnn() -> list[Case]:
+    # layer, input features, hidden units, sequences, steps
+    sizes: list[tuple[str, int, int, int, int, dict[str, Any]]] = [
+        ("RNN", 64, 96, 20, 60, {}),
+        ("RNN", 128, 256, 32, 50, {}),
+        ("RNN", 512, 512, 1, 50, {}),
+        ("RNN", 64, 128, 64, 100, {"bidirectional": True}),
+        ("RNN", 96, 64, 8, 200, {"num_layers": 2, "nonlinearity": "relu"}),
+        ("GRU", 64, 96, 20, 60, {}),
+        ("GRU", 400, 400, 24, 40, {}),
+        ("GRU", 256, 256, 1, 100, {}),
+        ("GRU", 64, 128, 64, 100, {"bidirectional": True}),
+        ("GRU", 128, 128, 16, 50, {"num_layers": 2}),
+        ("LSTM", 200, 200, 12, 80, {}),
+        ("LSTM", 64, 64, 8, 10, {}),
+        ("LSTM", 256, 256, 1, 100, {}),
+        ("LSTM", 512, 512, 64, 20, {}),
+        ("LSTM", 64, 128, 64, 100, {"bidirectional": True}),
+        ("LSTM", 128, 128, 16, 50, {"num_layers": 2}),
+        ("LSTM", 128, 256, 32, 50, {"proj_size": 64}),
+    ]
+    quick = {("RNN", 96), ("GRU", 400), ("LSTM", 200)}
+    cases = [
+        _case("rnn", "recurrent", (T, N, C), layer, C, H, quick=(layer, H) in quick, **kw)
+        for layer, C, H, N, T, kw in sizes
+    ]
+    for layer, C, H, N, T in [("RNN", 64, 96, 20, 60), ("GRU", 64, 96, 20, 60), ("LSTM", 200, 200, 12, 80)]:
+        cases.append(_case("rnn", "recurrent", (sum(packed_sizes(N, T)), C), layer, C, H, packed=(N, T)))
+    return cases
+
+
 def _network() -> list[Case]:
     return [
         _case("network", "mlp", (128, 784)),
@@ -200,7 +232,7 @@ def _fused() -> list[Case]:
 
 BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_loss(),
-    *_dropout(), *_attention(), *_network(), *_fused(),
+    *_dropout(), *_attention(), *_rnn(), *_network(), *_fused(),
 ]  # fmt: skip
 
 # For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.

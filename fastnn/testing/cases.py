@@ -34,8 +34,8 @@ class Case:
     """One layer with its arguments and the input it is called with.
 
     family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, loss, dropout, attention,
-        network, fused: networks given to `fastnn.fuse`).
-    layer: class name in torch.nn, or a function of `networks.py`: families `network` and `fused`, some of `attention`.
+        rnn, network, fused: networks given to `fastnn.fuse`).
+    layer: class name in torch.nn, or a function of `networks.py`: families `network`, `fused` and `rnn`, some of `attention`.
     shape: sizes of the input, batch first.
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
     values: what the input holds: normal, positive, large_mean, special (NaN, infinities, -0, denormals).

@@ -7,6 +7,7 @@ Backward reads dy and whatever the formula of the layer needs, and writes dx and
     linear, conv (operations)         2 y taps         the same for dx (if wanted) and for dw
     linear, conv (bytes)              x + p + y        dy + x + p + dx + p
     attention                         as linear, with the projections and two products of queries and keys
+    recurrent layers                  as linear, every weight used once per step and sequence
     max pooling                       x + y            dy + one byte per output + dx
     other pooling, Flatten, Identity  x + y            dy + dx
     relu-like activations             x + y            dy + one bit per element + dx
@@ -88,6 +89,8 @@ def _multiplications(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) 
     if isinstance(module, torch.nn.MultiheadAttention):
         length = x.shape[1 if module.batch_first and x.dim() == 3 else 0]
         return y.numel() * (4 * module.embed_dim + 2 * length)
+    if isinstance(module, torch.nn.RNNBase):
+        return x.numel() / x.shape[-1] * sum(p.numel() for p in module.parameters() if p.dim() == 2)
     if isinstance(module, ScaledDotProduct):
         return y.numel() * x.shape[1] * 2
     if isinstance(module, torch.nn.modules.conv._ConvNd):
@@ -108,7 +111,8 @@ def work_of(case: Case, inputs: list[torch.Tensor] | None = None) -> list[Work]:
 
     def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: Any) -> None:
         wanted = not case.is_network or bool(found)
-        found.append(_layer(layer, inputs[0], output[0] if isinstance(output, tuple) else output, wanted))
+        y = output[0] if isinstance(output, tuple) else output
+        found.append(_layer(layer, inputs[0].data, y.data, wanted))  # of packed sequences, too
 
     for layer in module.modules():
         if isinstance(layer, torch.nn.MultiheadAttention) or not list(layer.children()):

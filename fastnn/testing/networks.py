@@ -148,3 +148,48 @@ class ScaledDotProduct(torch.nn.Module):
 def scaled_dot_product(nn: ModuleType, heads: int, **arguments: Any) -> torch.nn.Module:
     """`scaled_dot_product_attention` within a [N, L, 3 * heads * E] input; arguments of that function."""
     return ScaledDotProduct(nn, heads, **arguments)
+
+
+def packed_sizes(sequences: int, steps: int) -> list[int]:
+    """The batch sizes of so many packed sequences, whose lengths fall evenly from `steps` to a quarter of it."""
+    last = max(1, steps // 4)
+    lengths = [steps - (steps - last) * i // max(1, sequences - 1) for i in range(sequences)]
+    return [sum(length > t for length in lengths) for t in range(steps)]
+
+
+class Recurrent(torch.nn.Module):
+    """`RNN`, `LSTM`, `GRU` or a cell, whose output is a tensor, or with `states` all its tensors side by side.
+
+    packed: (sequences, steps); the input is then the data of packed sequences, see `packed_sizes`.
+    """
+
+    def __init__(
+        self,
+        nn: ModuleType,
+        layer: str,
+        *args: Any,
+        packed: tuple[int, int] | None = None,
+        states: bool = False,
+        **kw: Any,
+    ) -> None:
+        super().__init__()
+        self.layer = getattr(nn, layer)(*args, **kw)
+        self.batch_sizes = None if packed is None else torch.tensor(packed_sizes(*packed))
+        self.states = states
+
+    def forward(self, x: torch.Tensor) -> Any:
+        sizes = self.batch_sizes
+        results = self.layer(x if sizes is None else torch.nn.utils.rnn.PackedSequence(x, sizes))
+        if not isinstance(results, tuple):
+            return results
+        y, last = results
+        if isinstance(y, torch.nn.utils.rnn.PackedSequence):
+            y = y.data
+        if not self.states:
+            return y
+        return (y, *last) if isinstance(last, tuple) else (y, last)
+
+
+def recurrent(nn: ModuleType, layer: str, *args: Any, **kw: Any) -> torch.nn.Module:
+    """A recurrent layer by its name, with its arguments; see `Recurrent`."""
+    return Recurrent(nn, layer, *args, **kw)

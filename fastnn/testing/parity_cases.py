@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastnn.testing.cases import ALL_LAYOUTS, FLOATS, Case
+from fastnn.testing.networks import packed_sizes
 
 # Spatial sizes per number of dimensions: odd, all different, and none a multiple of a vector.
 _SPATIAL: dict[int, tuple[int, ...]] = {1: (13,), 2: (9, 11), 3: (5, 6, 7)}
@@ -454,6 +455,36 @@ def _attention() -> list[Case]:
     return cases
 
 
+def _rnn() -> list[Case]:
+    def case(shape: tuple[int, ...], layer: str, *args: Any, **kw: Any) -> Case:
+        kw = {"states": True, **kw} if not layer.endswith("Cell") else kw
+        return Case("rnn", "recurrent", (layer, *args), kw, shape=shape, dtypes=FLOATS)
+
+    kinds: list[tuple[str, dict[str, Any]]] = [
+        ("RNN", {}), ("RNN", {"nonlinearity": "relu"}), ("GRU", {}), ("LSTM", {}), ("LSTM", {"proj_size": 4}),
+    ]  # fmt: skip
+    arguments: list[dict[str, Any]] = [
+        {}, {"bias": False}, {"batch_first": True}, {"num_layers": 2}, {"bidirectional": True},
+        {"num_layers": 3, "bidirectional": True, "batch_first": True, "bias": False},
+    ]  # fmt: skip
+    packed = sum(packed_sizes(5, 9))
+    cases = []
+    for layer, kind in kinds:
+        cases += [case((5, 3, 6), layer, 6, 7, **kind, **kw) for kw in arguments]
+        cases += [case((5, 6), layer, 6, 7, **kind), case((1, 1, 3), layer, 3, 5, **kind)]
+        cases += [
+            case((packed, 6), layer, 6, 7, packed=(5, 9), **kind, bidirectional=b) for b in (False, True)
+        ]
+        # Whole registers and more than one share of rows and units; several chunks of steps.
+        cases += [case((4, 33, 40), layer, 40, 64, **kind), case((300, 4, 5), layer, 5, 17, **kind)]
+    relu = {"nonlinearity": "relu"}
+    for layer, kw in [("RNNCell", {}), ("RNNCell", relu), ("GRUCell", {}), ("LSTMCell", {})]:
+        cases += [
+            case((3, 6), layer, 6, 7, **kw), case((6,), layer, 6, 7, **kw), case((9, 33), layer, 33, 20, bias=False, **kw)
+        ]  # fmt: skip
+    return cases
+
+
 PARITY: list[Case] = [
     *_linear(),
     *_conv(),
@@ -465,4 +496,5 @@ PARITY: list[Case] = [
     *_loss(),
     *_dropout(),
     *_attention(),
+    *_rnn(),
 ]

@@ -161,6 +161,10 @@ const Shape kWinogradShapes[] = {
     {1, 260, 20, 1, {1, 4, 4}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // several chains
     {1, 4, 5, 1, {1, 2, 3}, {1, 3, 3}, {1, 1, 1}, {0, 4, 3}, {1, 1, 1}, 0},     // more padding than kernel
     {11, 24, 40, 1, {1, 14, 14}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},  // blocks across images
+    {2, 5, 20, 1, {1, 13, 12}, {1, 3, 3}, {1, 1, 1}, {0, 2, 0}, {1, 2, 3}, 0},    // dilated
+    {1, 33, 18, 1, {1, 3, 20}, {1, 3, 3}, {1, 1, 1}, {0, 5, 1}, {1, 4, 2}, 0},    // images without a row
+    {2, 18, 20, 2, {5, 6, 7}, {3, 3, 3}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, 0},     // three dimensions
+    {1, 6, 35, 1, {4, 7, 9}, {2, 3, 3}, {1, 1, 1}, {3, 0, 2}, {2, 2, 1}, 0},      // and dilated in two
 };
 
 TEST(conv_winograd_is_the_reference) {
@@ -168,10 +172,10 @@ TEST(conv_winograd_is_the_reference) {
     for (const Place place : kPlaces) {
       for (const bool last : {false, true}) {
         for (const bool bias : {false, true}) {
-          check<float>(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, s.k, s.c / s.g * 9,
-                       place, bias, last);
+          check<float>(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, s.k,
+                       s.c / s.g * product(s.kernel), place, bias, last);
           check<float>(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, s.c,
-                       s.k / s.g * 9, place, bias, last);
+                       s.k / s.g * product(s.kernel), place, bias, last);
         }
         check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
                      s.n * product(s.in), place, false, last);

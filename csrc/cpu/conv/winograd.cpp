@@ -1,4 +1,5 @@
-// Winograd's F(4x4, 3x3): convolutions of 3x3 kernels and stride 1 with a quarter of the multiplications.
+// Winograd's F(4x4, 3x3): convolutions of 3x3 kernels and stride 1, dilated or not, with a quarter of the
+// multiplications; kernels with a depth as well, whose slices are so many more channels to sum over.
 //
 //   y = A^T [(G w G^T) . (B^T x B)] A   for each tile of 4x4 outputs, which reads 6x6 inputs
 //
@@ -17,7 +18,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <utility>
 
 #include "cpu/conv/algorithms.h"
 #include "cpu/conv/winograd_tiles.h"
@@ -35,6 +35,7 @@ constexpr int64_t kMinChannels = 16;        // below, transforms take longer tha
 // error is 1/3.0 to 1/3.4 of Winograd's, where 1/3 is the least that counts as right.
 constexpr int64_t kMinSummedChannels = 128;
 constexpr int64_t kMinTiles = 32;  // so little work is not worth twice the rounding error
+constexpr int64_t kMinFilled = 8;  // of the 16 outputs of a tile: many small images have little in each
 // Kernels per tile above which the transformed weights cost more than they save: they are 4 times the
 // weights, and too large for a second-level cache.
 constexpr int64_t kMaxWeights = 4096;
@@ -45,48 +46,35 @@ bool enabled_at_start() {
 }
 std::atomic<bool> enabled{enabled_at_start()};
 
-// One convolution with 3x3 kernels: the forward pass or the gradient of the input.
+// The forward pass or the gradient of the input.
 struct Pass {
-  int64_t n, g, in_channels, out_channels;  // channels of a group
-  int64_t in[2], out[2], pad[2];
-  bool channels_last;
+  WinogradGeometry geometry;
+  int64_t g, in_channels, out_channels;  // channels of a group
   const float *x, *bias, *w;
-  int64_t w_group, w_in, w_out, w_tap;
+  int64_t w_group, w_in, w_out, w_slice, w_tap;
   bool rotated;
   float* y;
 };
 
-// The kernels' weights are [k, c / g, 9] or, with channels last, [k, 9, c / g].
+// The kernels' weights are [k, c / g, taps, 9] or, with channels last, [k, taps, 9, c / g].
 Pass make_pass(const ConvGeometry& p, const void* w, const void* bias, const void* x, void* y,
                bool backward) {
-  const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const int64_t of_k = cg * 9, of_c = p.channels_last ? 1 : 9;
-  Pass pass{};
-  pass.n = p.n;
-  pass.g = p.g;
-  pass.in_channels = cg;
-  pass.out_channels = kg;
-  for (int d = 0; d < 2; ++d) {
-    pass.in[d] = p.in[d + 1];
-    pass.out[d] = p.out[d + 1];
-    pass.pad[d] = p.padding[d + 1];
-  }
-  pass.w_in = of_c, pass.w_out = of_k;
-  if (backward) {
-    std::swap(pass.in_channels, pass.out_channels);
-    std::swap(pass.in, pass.out);
-    std::swap(pass.w_in, pass.w_out);
-    for (int64_t& pad : pass.pad) pad = 2 - pad;
-  }
-  pass.channels_last = p.channels_last;
-  pass.x = static_cast<const float*>(x);
-  pass.bias = static_cast<const float*>(bias);
-  pass.w = static_cast<const float*>(w);
-  pass.w_group = kg * of_k;
-  pass.w_tap = p.channels_last ? cg : 1;
-  pass.rotated = backward;
-  pass.y = static_cast<float*>(y);
-  return pass;
+  const int64_t cg = p.c / p.g, kg = p.k / p.g, taps = p.kernel[0];
+  const int64_t w_in = p.channels_last ? 1 : taps * 9, w_out = cg * taps * 9;
+  return {.geometry = WinogradGeometry(p, backward),
+          .g = p.g,
+          .in_channels = backward ? kg : cg,
+          .out_channels = backward ? cg : kg,
+          .x = static_cast<const float*>(x),
+          .bias = static_cast<const float*>(bias),
+          .w = static_cast<const float*>(w),
+          .w_group = kg * w_out,
+          .w_in = backward ? w_out : w_in,
+          .w_out = backward ? w_in : w_out,
+          .w_slice = p.channels_last ? 9 * cg : 9,
+          .w_tap = p.channels_last ? cg : 1,
+          .rotated = backward,
+          .y = static_cast<float*>(y)};
 }
 
 struct Panels {
@@ -103,24 +91,26 @@ struct Panels {
 };
 
 void transform_weights(const Pass& p, const Panels& panels, float* u, int64_t u_position) {
-  constexpr int64_t kSlice = 32;  // channels at a time
-  const int64_t slices = ceil_div(p.in_channels, kSlice);
-  parallel_for(p.g * panels.count * slices, ceil_div(kGrain, kSlice * panels.width * 8),
+  constexpr int64_t kPart = 32;  // channels at a time
+  const int64_t parts = ceil_div(p.in_channels, kPart), taps = p.geometry.taps;
+  parallel_for(p.g * panels.count * taps * parts, ceil_div(kGrain, kPart * panels.width * 8),
                [&](int64_t first, int64_t last) {
                  for (int64_t item = first; item < last; ++item) {
-                   const int64_t c = item % slices * kSlice, panel = item / slices % panels.count,
-                                 group = item / slices / panels.count;
+                   const int64_t c = item % parts * kPart, tap = item / parts % taps,
+                                 panel = item / parts / taps % panels.count,
+                                 group = item / parts / taps / panels.count;
                    WinogradWeight weight;
-                   weight.w = p.w + group * p.w_group + c * p.w_in + panel * panels.width * p.w_out;
+                   weight.w = p.w + group * p.w_group + (p.rotated ? taps - 1 - tap : tap) * p.w_slice +
+                              c * p.w_in + panel * panels.width * p.w_out;
                    weight.in_stride = p.w_in;
                    weight.out_stride = p.w_out;
                    weight.tap = p.w_tap;
-                   weight.in = std::min(kSlice, p.in_channels - c);
+                   weight.in = std::min(kPart, p.in_channels - c);
                    weight.out = panels.channels(panel);
                    weight.rotated = p.rotated;
                    weight.width = panels.room(panel);
-                   weight.u =
-                       u + (group * panels.total() + panel * panels.width) * p.in_channels + c * weight.width;
+                   weight.u = u + (group * panels.total() + panel * panels.width) * taps * p.in_channels +
+                              (tap * p.in_channels + c) * weight.width;
                    weight.u_position = u_position;
                    winograd_kernels().weight(weight);
                  }
@@ -138,20 +128,20 @@ int64_t block_tiles(int64_t total, int64_t groups, int64_t tile_bytes, int64_t t
 // Whether all results were finite.
 bool convolve(const Pass& p) {
   const auto& kernels = winograd_kernels();
-  const WinogradTiles tiles(p.n, p.out[0], p.out[1]);
+  const WinogradTiles tiles = p.geometry.tiles();
   const Panels panels(p.out_channels);
-  const int64_t threads = thread_limit();
-  const int64_t u_group = panels.total() * p.in_channels, u_position = p.g * u_group + kWinogradSkew;
+  const int64_t threads = thread_limit(), taps = p.geometry.taps, summed = taps * p.in_channels;
+  const int64_t u_group = panels.total() * summed, u_position = p.g * u_group + kWinogradSkew;
   const Scratch<float> u(kPositions * u_position);
   transform_weights(p, panels, u.data(), u_position);
 
-  const int64_t v_tile = ceil_div(p.in_channels, kernels.lanes) * kernels.lanes;
+  const int64_t v_tap = ceil_div(p.in_channels, kernels.lanes) * kernels.lanes, v_tile = taps * v_tap;
   const int64_t size = block_tiles(tiles.total, p.g, kPositions * v_tile * 4, threads);
   const int64_t v_position = size * v_tile + kWinogradSkew, m_position = size * panels.width + kWinogradSkew;
   const int64_t blocks = ceil_div(tiles.total, size);
   // Few blocks: panels are shared out too, each part with a V of its own.
   const int64_t parts = std::clamp<int64_t>(ceil_div(threads, p.g * blocks), 1, panels.count);
-  const int64_t work = size * kPositions * p.in_channels * p.out_channels / parts / 16;
+  const int64_t work = size * kPositions * summed * p.out_channels / parts / 16;
   std::atomic<bool> finite{true};
 
   parallel_for(p.g * blocks * parts, ceil_div(kGrain, work + 1), [&](int64_t first, int64_t last) {
@@ -159,22 +149,15 @@ bool convolve(const Pass& p) {
     for (int64_t item = first; item < last; ++item) {
       const int64_t part = item % parts, block = item / parts % blocks, group = item / parts / blocks;
       const int64_t begin = block * size, end = std::min(begin + size, tiles.total);
-      tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
-        WinogradInput input;
-        const WinogradImage image(p.channels_last, p.g * p.in_channels, p.in[0] * p.in[1]);
-        input.plane = image.plane;
-        input.pixel = image.pixel;
-        input.x = p.x + image.start(n, group * p.in_channels);
-        input.height = p.in[0];
-        input.width = p.in[1];
-        input.channels = p.in_channels;
-        input.row = row * kTile - p.pad[0];
-        input.col = col * kTile - p.pad[1];
-        input.tiles = count;
-        input.v = v.data() + at * v_tile;
-        input.v_position = v_position;
-        input.v_tile = v_tile;
-        kernels.input(input);
+      tiles.for_each_run(begin, end, [&](int64_t image, int64_t row, int64_t col, int64_t count, int64_t at) {
+        for (int64_t tap = 0; tap < taps; ++tap) {
+          WinogradInput input = p.geometry.input(p.x, image, group * p.in_channels, tap, row, col, count);
+          input.channels = p.in_channels;
+          input.v = v.data() + at * v_tile + tap * v_tap;
+          input.v_position = v_position;
+          input.v_tile = v_tile;
+          kernels.input(input);
+        }
       });
       for (int64_t panel = panels.count * part / parts; panel < panels.count * (part + 1) / parts; ++panel) {
         const int64_t k = panel * panels.width, width = panels.room(panel);
@@ -183,35 +166,39 @@ bool convolve(const Pass& p) {
         product.tiles = end - begin;
         product.width = width;
         for (int64_t position = 0; position < kPositions; ++position) {
-          const float* panel_u = u.data() + position * u_position + group * u_group + k * p.in_channels;
+          const float* const panel_u = u.data() + position * u_position + group * u_group + k * summed;
           product.m = m.data() + position * m_position;
-          for (int64_t c = 0; c < p.in_channels; c += kChain) {
-            product.steps = std::min(kChain, p.in_channels - c);
-            product.v = v.data() + position * v_position + c;
-            product.u = panel_u + c * width;
-            product.next = c + kChain < p.in_channels ? product.u + kChain * width : panel_u + u_position;
-            product.accumulate = c > 0;
-            kernels.product(product);
+          product.u = panel_u;
+          for (int64_t tap = 0; tap < taps; ++tap) {
+            for (int64_t c = 0; c < p.in_channels; c += kChain) {
+              product.steps = std::min(kChain, p.in_channels - c);
+              product.v = v.data() + position * v_position + tap * v_tap + c;
+              product.next = product.u + product.steps * width;
+              product.accumulate = product.u != panel_u;
+              if (product.next == panel_u + summed * width) product.next = panel_u + u_position;
+              kernels.product(product);
+              product.u += product.steps * width;
+            }
           }
         }
-        tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
-          WinogradOutput output;
-          output.m = m.data() + at * width;
-          output.m_position = m_position;
-          output.m_tile = width;
-          output.tiles = count;
-          output.channels = panels.channels(panel);
-          output.bias = p.bias == nullptr ? nullptr : p.bias + group * p.out_channels + k;
-          const WinogradImage image(p.channels_last, p.g * p.out_channels, p.out[0] * p.out[1]);
-          output.plane = image.plane;
-          output.pixel = image.pixel;
-          output.width = p.out[1];
-          output.rows = std::min(kTile, p.out[0] - row * kTile);
-          output.cols = std::min(count * kTile, p.out[1] - col * kTile);
-          output.y = p.y + image.start(n, group * p.out_channels + k) +
-                     (row * output.width + col) * kTile * image.pixel;
-          if (!kernels.output(output)) finite.store(false, std::memory_order_relaxed);
-        });
+        tiles.for_each_run(begin, end,
+                           [&](int64_t image, int64_t row, int64_t col, int64_t count, int64_t at) {
+                             const WinogradImage to = p.geometry.output(image, group * p.out_channels + k);
+                             WinogradOutput output;
+                             output.m = m.data() + at * width;
+                             output.m_position = m_position;
+                             output.m_tile = width;
+                             output.tiles = count;
+                             output.channels = panels.channels(panel);
+                             output.bias = p.bias == nullptr ? nullptr : p.bias + group * p.out_channels + k;
+                             output.plane = to.plane;
+                             output.line = to.line;
+                             output.pixel = to.pixel;
+                             output.rows = std::min(kTile, to.height - row * kTile);
+                             output.cols = std::min(count * kTile, to.width - col * kTile);
+                             output.y = p.y + to.start + row * kTile * to.line + col * kTile * to.pixel;
+                             if (!kernels.output(output)) finite.store(false, std::memory_order_relaxed);
+                           });
       }
     }
   });
@@ -219,11 +206,8 @@ bool convolve(const Pass& p) {
 }
 
 bool three_by_three(const ConvGeometry& p) {
-  if (p.dtype != DType::kFloat32 || p.kernel[0] != 1 || p.in[0] != 1 || p.padding[0] != 0) return false;
-  for (int d = 1; d < 3; ++d) {
-    if (p.kernel[d] != 3 || p.stride[d] != 1 || p.dilation[d] != 1) return false;
-  }
-  return true;
+  return p.dtype == DType::kFloat32 && p.kernel[1] == 3 && p.kernel[2] == 3 && p.stride[0] == 1 &&
+         p.stride[1] == 1 && p.stride[2] == 1;
 }
 
 }  // namespace
@@ -238,8 +222,11 @@ void set_winograd_enabled(bool on) {
 bool winograd_pays(const ConvGeometry& p) {
   if (!winograd_enabled() || !three_by_three(p)) return false;
   const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const WinogradTiles tiles(p.n, std::max(p.in[1], p.out[1]), std::max(p.in[2], p.out[2]));
-  return std::min(cg, kg) >= kMinChannels && tiles.total >= kMinTiles && cg * kg <= kMaxWeights * tiles.total;
+  const int64_t outputs = p.n * p.out[0] * p.out[1] * p.out[2];
+  const int64_t tiles = std::max(WinogradGeometry(p).tiles().total, WinogradGeometry(p, true).tiles().total);
+  const bool dilated = p.dilation[1] > 1 || p.dilation[2] > 1;
+  return std::min(cg, kg) >= kMinChannels && tiles >= kMinTiles &&
+         p.kernel[0] * cg * kg <= kMaxWeights * tiles && (!dilated || outputs >= kMinFilled * tiles);
 }
 
 bool winograd_pays(const ConvBackwardDataParams& p) {

@@ -27,11 +27,12 @@ constexpr int64_t kChain = 32;
 struct Sums {
   int64_t position, group, split;  // strides of M
   int64_t splits, block;           // their number; tiles in a block
-  int64_t v_tile, w_tile;
+  int64_t v_tap, v_tile, w_tile;   // channels of x at one tap along the depth, at all of them; of dy
 
   Sums(const ConvBackwardWeightParams& p, const WinogradTiles& tiles) {
     const int64_t lanes = winograd_kernels().lanes, cg = p.c / p.g, kg = p.k / p.g;
-    v_tile = ceil_div(cg, lanes) * lanes;
+    v_tap = ceil_div(cg, lanes) * lanes;
+    v_tile = p.kernel[0] * v_tap;
     w_tile = ceil_div(kg, lanes) * lanes;
     position = kg * v_tile + kWinogradSkew;
     group = kWinogradPositions * position;
@@ -47,6 +48,7 @@ struct Sums {
 // Adds the tiles [begin, end) of one group to the rows [first, last) of its M.
 struct Adder {
   const ConvBackwardWeightParams& p;
+  const WinogradGeometry& geometry;
   const WinogradTiles& tiles;
   const Sums& sums;
   int64_t first, last;  // output channels of the group
@@ -56,32 +58,28 @@ struct Adder {
   void transform(int64_t group, int64_t begin, int64_t end) const {
     const auto& kernels = winograd_kernels();
     const int64_t cg = p.c / p.g, kg = p.k / p.g;
-    tiles.for_each_run(begin, end, [&](int64_t n, int64_t row, int64_t col, int64_t count, int64_t at) {
-      WinogradInput x;
-      const WinogradImage in(p.channels_last, p.c, p.in[1] * p.in[2]);
-      x.plane = in.plane;
-      x.pixel = in.pixel;
-      x.x = static_cast<const float*>(p.x) + in.start(n, group * cg);
-      x.height = p.in[1];
-      x.width = p.in[2];
-      x.channels = cg;
-      x.row = row * kWinogradTile - p.padding[1];
-      x.col = col * kWinogradTile - p.padding[2];
-      x.tiles = count;
-      x.v = v + at * sums.v_tile;
-      x.v_position = v_position;
-      x.v_tile = sums.v_tile;
-      kernels.input(x);
-      WinogradInput dy = x;
-      const WinogradImage out(p.channels_last, p.k, p.out[1] * p.out[2]);
-      dy.plane = out.plane;
-      dy.pixel = out.pixel;
-      dy.x = static_cast<const float*>(p.dy) + out.start(n, group * kg + first);
-      dy.height = p.out[1];
-      dy.width = p.out[2];
+    tiles.for_each_run(begin, end, [&](int64_t image, int64_t row, int64_t col, int64_t count, int64_t at) {
+      for (int64_t tap = 0; tap < geometry.taps; ++tap) {
+        WinogradInput x =
+            geometry.input(static_cast<const float*>(p.x), image, group * cg, tap, row, col, count);
+        x.channels = cg;
+        x.v = v + at * sums.v_tile + tap * sums.v_tap;
+        x.v_position = v_position;
+        x.v_tile = sums.v_tile;
+        kernels.input(x);
+      }
+      const WinogradImage from = geometry.output(image, group * kg + first);
+      WinogradInput dy;
+      dy.x = static_cast<const float*>(p.dy) + from.start;
+      dy.plane = from.plane;
+      dy.line = from.line;
+      dy.pixel = from.pixel;
+      dy.height = from.height;
+      dy.width = from.width;
       dy.channels = last - first;
       dy.row = row * kWinogradTile;
       dy.col = col * kWinogradTile;
+      dy.tiles = count;
       dy.v = w + at * sums.w_tile;
       dy.v_position = w_position;
       dy.v_tile = sums.w_tile;
@@ -114,18 +112,18 @@ struct Adder {
 
 bool winograd_pays(const ConvBackwardWeightParams& p) {
   constexpr int64_t kMinTiles = 64;  // direct sums over so few positions are exact to the last bits
-  return winograd_pays(static_cast<const ConvGeometry&>(p)) &&
-         WinogradTiles(p.n, p.out[1], p.out[2]).total >= kMinTiles;
+  return winograd_pays(static_cast<const ConvGeometry&>(p)) && WinogradGeometry(p).tiles().total >= kMinTiles;
 }
 
 void conv_winograd(const ConvBackwardWeightParams& p) {
   const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const WinogradTiles tiles(p.n, p.out[1], p.out[2]);
+  const WinogradGeometry geometry(p);
+  const WinogradTiles tiles = geometry.tiles();
   const Sums sums(p, tiles);
   const Scratch<float> m(sums.splits * sums.split);
   const int64_t items = sums.splits * p.g;
   const int64_t parts = std::clamp<int64_t>(ceil_div(thread_limit(), items), 1, ceil_div(kg, 16));
-  const int64_t work = tiles.total / sums.splits * kWinogradPositions * cg * kg / parts / 16;
+  const int64_t work = tiles.total / sums.splits * kWinogradPositions * sums.v_tile * kg / parts / 16;
 
   parallel_for(items * parts, ceil_div(kGrain, work + 1), [&](int64_t first, int64_t last) {
     const int64_t v_position = sums.block * sums.v_tile + kWinogradSkew;
@@ -133,7 +131,7 @@ void conv_winograd(const ConvBackwardWeightParams& p) {
     const Scratch<float> v(kWinogradPositions * v_position), w(kWinogradPositions * w_position);
     for (int64_t item = first; item < last; ++item) {
       const int64_t part = item % parts, group = item / parts % p.g, split = item / parts / p.g;
-      const Adder adder{p,        tiles,    sums,       kg * part / parts, kg * (part + 1) / parts,
+      const Adder adder{p,        geometry, tiles,      sums,      kg * part / parts, kg * (part + 1) / parts,
                         v.data(), w.data(), v_position, w_position};
       const int64_t begin = tiles.total * split / sums.splits, end = tiles.total * (split + 1) / sums.splits;
       for (int64_t t = begin; t < end; t += sums.block) {
@@ -145,22 +143,23 @@ void conv_winograd(const ConvBackwardWeightParams& p) {
   });
 
   std::atomic<bool> finite{true};
-  parallel_for(p.k, ceil_div(kGrain, kWinogradPositions * cg * sums.splits),
-               [&](int64_t first, int64_t last) {
-                 for (int64_t k = first; k < last; ++k) {
-                   WinogradWeightGradient gradient;
-                   gradient.m = m.data() + k / kg * sums.group + k % kg * sums.v_tile;
-                   gradient.m_position = sums.position;
-                   gradient.m_split = sums.split;
-                   gradient.splits = sums.splits;
-                   gradient.channels = cg;
-                   gradient.dw = static_cast<float*>(p.dw) + k * cg * 9;
-                   gradient.plane = p.channels_last ? 1 : 9;
-                   gradient.tap = p.channels_last ? cg : 1;
-                   if (!winograd_kernels().weight_gradient(gradient))
-                     finite.store(false, std::memory_order_relaxed);
-                 }
-               });
+  const int64_t taps = geometry.taps;
+  parallel_for(
+      p.k * taps, ceil_div(kGrain, kWinogradPositions * cg * sums.splits), [&](int64_t first, int64_t last) {
+        for (int64_t item = first; item < last; ++item) {
+          const int64_t k = item / taps, tap = item % taps;
+          WinogradWeightGradient gradient;
+          gradient.m = m.data() + k / kg * sums.group + k % kg * sums.v_tile + tap * sums.v_tap;
+          gradient.m_position = sums.position;
+          gradient.m_split = sums.split;
+          gradient.splits = sums.splits;
+          gradient.channels = cg;
+          gradient.dw = static_cast<float*>(p.dw) + k * cg * taps * 9 + tap * 9 * (p.channels_last ? cg : 1);
+          gradient.plane = p.channels_last ? 1 : taps * 9;
+          gradient.tap = p.channels_last ? cg : 1;
+          if (!winograd_kernels().weight_gradient(gradient)) finite.store(false, std::memory_order_relaxed);
+        }
+      });
   if (!finite.load()) p.channels_last ? conv_last_dense(p) : conv_outer(p);
 }
 

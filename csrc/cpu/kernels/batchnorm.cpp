@@ -1,10 +1,12 @@
 // Inner loops of batch normalisation; see batchnorm.h for what each computes.
 //
-// Moments of a block that fits in L1, in two passes over it: a first mean m of the block, then sums of
-// d = x - m and d * d. The block's mean is m + sum(d) / n and its M2 = sum(d * d) - sum(d)^2 / n, the
-// corrected two-pass formula (Chan, Golub, LeVeque 1983): no cancellation whatever the data's offset.
-// The caller bounds a block so that one lane adds few numbers, and merges blocks in double.
-// Columns are taken kWide registers at a time: whole cache lines, enough independent sums.
+// Moments of a block that fits in L1: sums of d = x - m and d * d for a first guess m of the mean. The
+// block's mean is m + sum(d) / n and its M2 = sum(d * d) - sum(d)^2 / n, the corrected two-pass formula
+// (Chan, Golub, LeVeque 1983). The guess is the mean of the block's beginning; where it is so far off that
+// the difference would lose more than a bit, a second pass takes the mean that the first one found: no
+// cancellation whatever the data's offset, and one pass nearly always. The caller bounds a block so that one
+// lane adds few numbers, and merges blocks in double. Columns are taken kWide registers at a time: whole
+// cache lines, enough independent sums.
 #include "cpu/kernels/batchnorm.h"
 
 #include "cpu/simd/moments.h"
@@ -34,39 +36,49 @@ FASTNN_INLINE A coarse(A mean, A scale) {
   return (mean + scale) - scale;
 }
 
+// Whether sum(d) says that the guess was more than a standard deviation off.
+FASTNN_INLINE bool is_far(double count, double sum, double squares) {
+  return 2 * sum * sum > count * squares;
+}
+
 template <class T>
 void row_moments(const T* x, int64_t rows, int64_t length, int64_t stride, double* mean, double* m2) {
   using V = Vec<Compute<T>>;
+  using A = Compute<T>;
   const double count = static_cast<double>(rows * length);
-  Sums<V> total;
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* row = x + r * stride;
-    for_each_unrolled<V>(length, [&](int64_t i, int n, int slot)
-                                     __attribute__((always_inline)) { total.v[slot] += load_n(row + i, n); });
-  }
-  const int head = length < V::N ? static_cast<int>(length) : V::N;
-  const auto centre =
-      coarse(static_cast<Compute<T>>(total.total() / count), reduce_add(abs(load_n(x, head))));
-  const V m(centre);
-  WideSum<typename V::Scalar> sum;
-  Sums<V> squares;
-  for (int64_t r = 0; r < rows; ++r) {
-    const T* row = x + r * stride;
-    int64_t i = 0;
-    const auto deviation = [&](int64_t at, int n, int slot) __attribute__((always_inline)) {
-      const V d = first_lanes(load_n(row + at, n) - m, n);
-      squares.v[slot] = fma(d, d, squares.v[slot]);
+  const int64_t head = length < kSums * V::N ? length : kSums * V::N;
+  V first(A(0)), scale(A(0));
+  for_each_vec<V>(head, [&](int64_t i, int n) __attribute__((always_inline)) {
+    first += load_n(x + i, n);
+    scale += abs(load_n(x + i, n));
+  });
+  const A size = reduce_add(scale);
+  A centre = coarse(reduce_add(first) / static_cast<A>(head), size);
+  for (bool again = false;; again = true) {
+    const V m(centre);
+    WideSum<A> wide;
+    Sums<V> sums;
+    const auto deviation = [&](const T* at, int n, int slot) __attribute__((always_inline)) {
+      const V d = first_lanes(load_n(at, n) - m, n);
+      sums.v[slot] = fma(d, d, sums.v[slot]);
       return d;
     };
-    for (; i + kSums * V::N <= length; i += kSums * V::N) {
-      const V d0 = deviation(i, V::N, 0), d1 = deviation(i + V::N, V::N, 1);
-      const V d2 = deviation(i + 2 * V::N, V::N, 2), d3 = deviation(i + 3 * V::N, V::N, 3);
-      sum.add((d0 + d1) + (d2 + d3));
+    for (int64_t r = 0; r < rows; ++r) {
+      const T* row = x + r * stride;
+      int64_t i = 0;
+      for (; i + kSums * V::N <= length; i += kSums * V::N) {
+        const T* at = row + i;
+        const V d0 = deviation(at, V::N, 0), d1 = deviation(at + V::N, V::N, 1);
+        const V d2 = deviation(at + 2 * V::N, V::N, 2), d3 = deviation(at + 3 * V::N, V::N, 3);
+        wide.add((d0 + d1) + (d2 + d3));
+      }
+      for (; i + V::N <= length; i += V::N) wide.add(deviation(row + i, V::N, 0));
+      if (i < length) wide.add(deviation(row + i, static_cast<int>(length - i), 1));
     }
-    for (; i + V::N <= length; i += V::N) sum.add(deviation(i, V::N, 0));
-    if (i < length) sum.add(deviation(i, static_cast<int>(length - i), 1));
+    const double sum = wide.total(), squares = sums.total();
+    if (again || !is_far(count, sum, squares)) return finish_moments(count, centre, sum, squares, mean, m2);
+    centre = coarse(static_cast<A>(centre + sum / count), size);
   }
-  finish_moments(count, centre, sum.total(), squares.total(), mean, m2);
 }
 
 // body(first column, a Width, lanes of the last register) over all columns.
@@ -99,34 +111,45 @@ void column_moments(const T* x, int64_t rows, int64_t width, int64_t stride, dou
   using A = Compute<T>;
   using V = Vec<A>;
   const double count = static_cast<double>(rows);
+  const int64_t head = rows < 8 ? rows : 8;
   for_each_column_block<V>(width, [&](int64_t c, auto block, int lanes) __attribute__((always_inline)) {
     constexpr int W = decltype(block)::value;
     const T* column = x + c;
-    V total[W] = {}, m[W], squares[2][W] = {};
-    WideSum<A> sum[W];
-    for (int64_t r = 0; r < rows; ++r)
-      for (int w = 0; w < W; ++w) total[w] += load_n(column + r * stride + w * V::N, lanes);
+    V m[W], scale[W];
     for (int w = 0; w < W; ++w) {
-      V scale(A(0));
-      for (int64_t r = 0; r < (rows < 8 ? rows : 8); ++r)
-        scale += abs(load_n(column + r * stride + w * V::N, lanes));
-      m[w] = coarse(total[w] / V(static_cast<A>(rows)), scale);
+      V first(A(0));
+      scale[w] = V(A(0));
+      for (int64_t r = 0; r < head; ++r) {
+        const V v = load_n(column + r * stride + w * V::N, lanes);
+        first += v;
+        scale[w] += abs(v);
+      }
+      m[w] = coarse(first / V(static_cast<A>(head)), scale[w]);
     }
-    const auto deviation = [&](int64_t r, int w, int half) __attribute__((always_inline)) {
-      const V d = load_n(column + r * stride + w * V::N, lanes) - m[w];
-      squares[half][w] = fma(d, d, squares[half][w]);
-      return d;
-    };
-    int64_t r = 0;
-    for (; r + 2 <= rows; r += 2)
-      for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0) + deviation(r + 1, w, 1));
-    if (r < rows)
-      for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0));
-    for (int w = 0; w < W; ++w) {
-      for (int i = 0; i < lanes; ++i) {
-        const int64_t at = c + w * V::N + i;
-        const double q = double(squares[0][w][i]) + squares[1][w][i];
-        finish_moments(count, m[w][i], sum[w].lane(i), q, mean + at, m2 + at);
+    for (bool again = false, far = true; far; again = true) {
+      V squares[2][W] = {};
+      WideSum<A> sum[W];
+      const auto deviation = [&](int64_t r, int w, int half) __attribute__((always_inline)) {
+        const V d = load_n(column + r * stride + w * V::N, lanes) - m[w];
+        squares[half][w] = fma(d, d, squares[half][w]);
+        return d;
+      };
+      int64_t r = 0;
+      for (; r + 2 <= rows; r += 2)
+        for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0) + deviation(r + 1, w, 1));
+      if (r < rows)
+        for (int w = 0; w < W; ++w) sum[w].add(deviation(r, w, 0));
+      far = false;
+      for (int w = 0; w < W; ++w) {
+        V found(A(0));
+        for (int i = 0; i < lanes; ++i) {
+          const int64_t at = c + w * V::N + i;
+          const double s = sum[w].lane(i), q = double(squares[0][w][i]) + squares[1][w][i];
+          finish_moments(count, m[w][i], s, q, mean + at, m2 + at);
+          found.v[i] = static_cast<A>(mean[at]);
+          far |= !again && is_far(count, s, q);
+        }
+        if (far) m[w] = coarse(found, scale[w]);
       }
     }
   });

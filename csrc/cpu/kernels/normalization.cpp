@@ -48,30 +48,35 @@ __attribute__((noinline)) Moments wide_moments(const T* x, int64_t length, bool 
   return m;
 }
 
-// `inverse`: 1 / length. Two passes, the second over deviations d from a first mean: the mean is that plus
-// sum(d) / n and m2 is sum(d * d) - sum(d)^2 / n (Chan, Golub, LeVeque 1983): no cancellation whatever the
-// data's offset, since x - mean is exact where they are within a factor of two.
+// `inverse`: 1 / length. Sums of d = x - c and d * d for a guess c of the mean, that of the beginning: the
+// mean is c + sum(d) / n and m2 is sum(d * d) - sum(d)^2 / n (Chan, Golub, LeVeque 1983). Where the guess is
+// more than a standard deviation off, a second pass takes the mean that the first one found: no cancellation
+// whatever the data's offset, since x - mean is exact where they are within a factor of two.
 template <class T, bool kRms>
 FASTNN_INLINE Moments moments_of(const T* x, int64_t length, double inverse) {
   using A = Compute<T>;
   using V = Vec<A>;
-  double centre = 0;
+  A centre(0);
   if constexpr (!kRms) {
-    Sums<V> sum;
-    for_each_unrolled<V>(length, [&](int64_t i, int count, int slot)
-                                     __attribute__((always_inline)) { sum.v[slot] += load_n(x + i, count); });
-    centre = static_cast<A>(total(sum) * inverse);
+    const int64_t head = length < kSums * V::N ? length : kSums * V::N;
+    V first(A(0));
+    for_each_vec<V>(head,
+                    [&](int64_t i, int n) __attribute__((always_inline)) { first += load_n(x + i, n); });
+    centre = lanes_total(first) / static_cast<A>(head);
   }
-  const V c(static_cast<A>(centre));
-  Sums<V> rest, squares;
-  for_each_unrolled<V>(length, [&](int64_t i, int count, int slot) __attribute__((always_inline)) {
-    const V d = kRms ? load_n(x + i, count) : first_lanes(load_n(x + i, count) - c, count);
-    if constexpr (!kRms) rest.v[slot] += d;
-    squares.v[slot] = fma(d, d, squares.v[slot]);
-  });
-  const double lost = kRms ? 0 : total(rest), m2 = total(squares) - lost * lost * inverse;
-  if (!(m2 - m2 == 0)) return wide_moments(x, length, kRms);
-  return {centre + lost * inverse, m2 < 0 ? 0 : m2};
+  for (bool again = kRms;; again = true) {
+    const V c(centre);
+    Sums<V> rest, squares;
+    for_each_unrolled<V>(length, [&](int64_t i, int n, int slot) __attribute__((always_inline)) {
+      const V d = kRms ? load_n(x + i, n) : first_lanes(load_n(x + i, n) - c, n);
+      if constexpr (!kRms) rest.v[slot] += d;
+      squares.v[slot] = fma(d, d, squares.v[slot]);
+    });
+    const double sum = kRms ? 0 : total(rest), all = total(squares), lost = sum * sum * inverse;
+    if (!(all - all == 0)) return wide_moments(x, length, kRms);
+    if (again || 2 * lost <= all) return {centre + sum * inverse, all - lost < 0 ? 0 : all - lost};
+    centre = static_cast<A>(centre + sum * inverse);
+  }
 }
 
 template <class T>

@@ -170,16 +170,33 @@ FASTNN_INLINE void store_square(const float (*from)[kLanes], int channels, int c
   }
 }
 
+// The same where columns lie apart as well, those of a dilated kernel: value by value.
+FASTNN_INLINE void load_apart(const float* from, int64_t plane, int64_t pixel, int channels, int64_t cols,
+                              float (*to)[kLanes]) {
+  for (int64_t q = 0; q < cols && channels < kLanes; ++q) store(to[q], V(0.0f));
+  for (int i = 0; i < channels; ++i)
+    for (int64_t q = 0; q < cols; ++q) to[q][i] = from[i * plane + q * pixel];
+}
+
+FASTNN_INLINE void store_apart(const float (*from)[kLanes], int channels, int64_t cols, float* to,
+                               int64_t plane, int64_t pixel) {
+  for (int i = 0; i < channels; ++i)
+    for (int64_t q = 0; q < cols; ++q) to[i * plane + q * pixel] = from[q][i];
+}
+
 // Columns [col, col + cols) of row `row` of one register of channels.
 FASTNN_INLINE void load_row(const WinogradInput& p, const float* x, int64_t row, int64_t cols, int channels,
                             float (*to)[kLanes]) {
   const bool inside = row >= 0 && row < p.height;
   const int64_t first = inside ? clamp(-p.col, 0, cols) : cols, last = clamp(p.width - p.col, first, cols);
   for (int64_t q = 0; q < first; ++q) store(to[q], V(0.0f));
-  const float* from = x + (row * p.width + p.col) * p.pixel;
+  const float* from = x + row * p.line + p.col * p.pixel;
   int64_t q = first;
   if (p.plane == 1) {
     for (; q < last; ++q) store(to[q], load_n(from + q * p.pixel, channels));
+  } else if (p.pixel != 1) {
+    load_apart(from + q * p.pixel, p.plane, p.pixel, channels, last - q, to + q);
+    q = last;
   }
   for (; channels == kLanes && q + kLanes <= last; q += kLanes)
     load_square<true>(from + q, p.plane, kLanes, kLanes, to + q);
@@ -322,10 +339,13 @@ bool output(const WinogradOutput& p) {
           });
     }
     for (int64_t r = 0; r < p.rows; ++r) {
-      float* y = p.y + c * p.plane + r * p.width * p.pixel;
+      float* y = p.y + c * p.plane + r * p.line;
       int64_t q = 0;
       if (p.plane == 1) {
         for (; q < p.cols; ++q) store_n(y + q * p.pixel, load(strip.values[r][q]), channels);
+      } else if (p.pixel != 1) {
+        store_apart(strip.values[r], channels, p.cols, y, p.plane, p.pixel);
+        q = p.cols;
       }
       for (; channels == kLanes && q + kLanes <= p.cols; q += kLanes)
         store_square<true>(strip.values[r] + q, kLanes, kLanes, y + q, p.plane);

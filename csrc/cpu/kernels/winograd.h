@@ -3,7 +3,8 @@
 //
 // A tile has 36 positions, numbered row by row; each is a plane of a matrix whose element (i, j) lies at
 // base + position * stride + i * row + j. Channels run along registers, so rows of planes have room for whole
-// registers. Images have channels first (planes, pixel == 1) or last (pixels, plane == 1).
+// registers. Images have channels first (planes) or last (plane == 1), and may be every d-th row and column
+// of a larger one.
 #pragma once
 #include <cstdint>
 
@@ -17,8 +18,8 @@ constexpr int kWinogradRun = 16;        // tiles side by side in one call: what 
 
 // Tiles of an image to planes [tile, channel].
 struct WinogradInput {
-  const float* x;  // channel i, value (r, q) at x + i * plane + (r * width + q) * pixel; 0 outside the image
-  int64_t plane, pixel, height, width, channels;
+  const float* x;  // channel i, value (r, q) at x + i * plane + r * line + q * pixel; 0 outside the image
+  int64_t plane, line, pixel, height, width, channels;
   int64_t row, col;  // where the first tile starts, possibly outside
   int64_t tiles;     // at most kWinogradRun
   float* v;
@@ -31,9 +32,9 @@ struct WinogradOutput {
   int64_t m_position, m_tile, tiles;
   const float* bias;  // [channels] or null
   int64_t channels;   // of the image; the planes have room for whole registers
-  float* y;           // channel i, value (r, q) at y + i * plane + (r * width + q) * pixel
-  int64_t plane, pixel, width;
-  int64_t rows, cols;  // of the image that are there: at most 4 and 4 * tiles
+  float* y;           // channel i, value (r, q) at y + i * plane + r * line + q * pixel
+  int64_t plane, line, pixel;
+  int64_t rows, cols;  // of the image that are there: at most 4 and 4 * tiles, none below 1
 };
 
 // Kernels to planes [in, out], rows of `width` zero-filled beyond `out`.

@@ -184,6 +184,14 @@ FASTNN_INLINE Vec<float> one_minus_tanh(Vec<float> t) {
   return V(2.0f) / (exp(min(V(20.0f), t + t)) + V(1.0f));
 }
 
+// Twice the work of tanh() and within 1.5 units in the last place, for states that pass through it step after
+// step.
+FASTNN_INLINE Vec<float> tanh_fine(Vec<float> x) {
+  using V = Vec<float>;
+  const V t = abs(x), s = t * t;
+  return copysign(select(t < V(1.0f), fma(-tanh_tail(s) * s, t, t), V(1.0f) - one_minus_tanh(t)), x);
+}
+
 // x - tanh(x) without the cancellation of small x.
 FASTNN_INLINE Vec<float> tanhshrink(Vec<float> x) {
   using V = Vec<float>;
@@ -232,6 +240,9 @@ FASTNN_INLINE Vec<double> tanhshrink(Vec<double> x) {
   return x;
 }
 
+FASTNN_INLINE Vec<double> tanh_fine(Vec<double> x) {
+  return tanh(x);
+}
 FASTNN_INLINE Vec<double> exp_or_zero(Vec<double> x) {
   return exp(x);
 }
