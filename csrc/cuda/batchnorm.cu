@@ -217,8 +217,10 @@ struct Gradient {
   const T* in[2];  // dy, x
   const C* mean;
   Coefficients<C> k;
+  bool training;
   __device__ __forceinline__ C operator()(const C (&v)[2], int64_t c) const {
-    return k.a[c] * (v[0] - k.b[c] - (v[1] - mean[c]) * k.d[c]);
+    // In eval x plays no part: NaN times 0 would.
+    return k.a[c] * (training ? v[0] - k.b[c] - (v[1] - mean[c]) * k.d[c] : v[0]);
   }
 };
 
@@ -333,7 +335,8 @@ void backward(const BatchNormBackwardParams& p, void* workspace, Stream stream) 
          static_cast<C>(p.eps), static_cast<C*>(p.dweight), static_cast<C*>(p.dbias), k);
   if (p.dx == nullptr) return;
   T* dx = static_cast<T*>(p.dx);
-  map(Gradient<T>{{dy, x}, mean, k}, dx, p.shape, is_aligned(dy) && is_aligned(x) && is_aligned(dx), stream);
+  map(Gradient<T>{{dy, x}, mean, k, p.training}, dx, p.shape,
+      is_aligned(dy) && is_aligned(x) && is_aligned(dx), stream);
 }
 
 }  // namespace
