@@ -27,7 +27,7 @@ from fastnn.testing.progress import Progress
 TASKS = {"digits": DIGITS, "text": TEXT}
 CURVE_STEPS, QUICK_CURVE_STEPS = 50, 20
 CURVE_LIMIT = 1e-3  # relative
-OUTPUT_LIMIT = 1e-4  # largest difference of an output when the state_dict moves to the other library
+OUTPUT_LIMIT = 1e-4  # largest difference of an output with the same state_dict
 TIE = 1e-5  # two outputs that are this close are one prediction: rounding decides which is larger
 
 
@@ -102,17 +102,26 @@ def _curves(sides: tuple[Side, Side], name: str, steps: int, bar: Progress) -> d
 
 
 def _exchange(sides: tuple[Side, Side], task: Task, name: str, data: Data) -> dict[str, Any]:
-    """Carries each side's trained state_dict to the other library and compares the predictions."""
+    """Carries each side's trained state_dict to the other library and compares the predictions.
+
+    fastnn's outputs are held against torch's in float64: torch's own GRU in float32 was 2e-4 away from them in one
+    prediction of several with the same weights, fastnn's 1e-5 in all.
+    """
     found: dict[str, Any] = {}
+    inputs = data.test_inputs
     other = {"torch": "fastnn", "fastnn": "torch"}
     for side in sides:
         state, outputs = unpack(side.ask("result", name))
         model = task.build(name, other[side.side])
         model.load_state_dict(state)
-        moved = predict(model, data.test_inputs, task.batch)
+        moved = predict(model, inputs, task.batch)
+        exact = task.build(name, "torch").double()
+        exact.load_state_dict(state)
+        expected = predict(exact, inputs.double() if inputs.is_floating_point() else inputs, task.batch)
+        ours = outputs if side.side == "fastnn" else moved
         chosen = moved.gather(-1, outputs.argmax(-1, keepdim=True)).squeeze(-1)
         found[f"{side.side} -> {other[side.side]}"] = {
-            "difference": float((moved - outputs).abs().max()),
+            "difference": float((ours - expected).abs().max()),
             "same": int((chosen >= moved.amax(-1) - TIE).sum()),
             "predictions": chosen.numel(),
         }
@@ -133,8 +142,9 @@ def _checks(task: Task, models: dict[str, Any], epochs: int) -> list[dict[str, A
             ok = moved["difference"] <= OUTPUT_LIMIT and moved["same"] == moved["predictions"]
             text = (
                 f"{name}: state_dict {way}: {moved['same']} of {moved['predictions']} predictions the same, "
+                f"fastnn's outputs within {moved['difference']:.1e} of torch's in float64"
             )
-            checks.append({"what": text + f"outputs differ by {moved['difference']:.1e} at most", "ok": ok})
+            checks.append({"what": text, "ok": ok})
     for name, least in task.least.items() if epochs >= task.epochs else ():
         for side in ("torch", "fastnn"):
             accuracy = models[name][side][-1]["accuracy"]
