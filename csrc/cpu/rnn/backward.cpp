@@ -1,5 +1,6 @@
 // Backward through time: each step a product of the slopes of the step after with packed W_hh and the cell's
-// slopes on its sums; then the gradients of x and of the weights as one product each over all steps.
+// slopes on its sums; then the gradient of x as one product over all steps, those of the weights in chains of
+// rows.
 #include <algorithm>
 
 #include "cpu/rnn/layer.h"
