@@ -14,13 +14,14 @@ export MAX_JOBS
 bin := $(abspath $(VENV))/bin
 python := $(bin)/python
 export PATH := $(bin):$(PATH)
-cxx_files = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*' | grep -v csrc/cpu/simd/vec.h)
+cxx_files = $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'tests/cpp/*' 'tests/cuda_emulator/*.h' \
+  'tests/cuda_emulator/*.cpp' 'tests/cuda_emulator/*.cuh' | grep -v csrc/cpu/simd/vec.h)
 
 .DEFAULT_GOAL := build
-.PHONY: help env build demo test test-cpp lint format bench sanitize wheel clean
+.PHONY: help env build demo test test-cpp test-emulated lint format bench gpu sanitize wheel clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 15
 
 env: ## the virtual environment with everything pinned in requirements.txt
 	@command -v $(PYTHON) >/dev/null || { echo "fastnn: no $(PYTHON): install Python 3.10 or newer, or name one, e.g. make PYTHON=python3.12"; exit 1; }
@@ -48,6 +49,13 @@ test-cpp: env ## the kernels alone: C++ tests without torch
 	@cmake --build --preset kernels -j $(MAX_JOBS)
 	@ctest --preset kernels
 
+emulated_tests = $(wildcard $(patsubst csrc/ops/cuda/%.cpp,tests/test_%.py,$(wildcard csrc/ops/cuda/*.cpp)))
+torch_build = build/torch-$(shell $(python) -c 'import sys; from importlib.metadata import version; print(version("torch") + "-" + sys.implementation.cache_tag)')
+
+test-emulated: build ## the tests of ops with CUDA kernels, which an emulator runs on the CPU
+	@cmake --build $(torch_build) --target fastnn_emulated -j $(MAX_JOBS)
+	FASTNN_EMULATED=$(torch_build)/libfastnn_emulated.so $(python) -m pytest tests/test_emulated.py $(emulated_tests) $(ARGS)
+
 sanitize: env ## the C++ tests under the address and undefined-behaviour sanitizers
 	@cmake --preset sanitize >/dev/null
 	@cmake --build --preset sanitize -j $(MAX_JOBS)
@@ -65,6 +73,9 @@ format: env ## rewrites the sources as `make lint` wants them
 	ruff check --fix --quiet .
 	ruff format .
 	clang-format -i $(cxx_files)
+
+gpu: env ## on a GPU machine: checks and timings of the CUDA kernels in 9 minutes, ARGS='--minutes 5'; builds what it needs
+	$(python) scripts/gpu.py $(ARGS)
 
 wheel: env ## dist/: source archive and binary wheel for this Python and this torch
 	@rm -rf build/lib* build/bdist* dist

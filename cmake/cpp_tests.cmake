@@ -16,7 +16,7 @@ set_target_properties(cpp_probes PROPERTIES LINKER_LANGUAGE CXX)
 
 foreach(source IN LISTS test_sources)
   get_filename_component(test ${source} NAME_WE)
-  add_executable(${test} ${source})
+  add_executable(${test} ${source} ${CMAKE_SOURCE_DIR}/tests/cpp/capabilities.cpp)
   target_include_directories(${test} PRIVATE ${CMAKE_SOURCE_DIR}/tests/cpp)
   target_link_libraries(${test} PRIVATE cpp_harness cpp_probes fastnn_cpu gomp)
   add_test(NAME ${test} COMMAND ${test})

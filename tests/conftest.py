@@ -1,6 +1,8 @@
 """Fixtures: the case, the CPU capability under test, seeds, threads, strict mode."""
 
 import contextlib
+import math
+import os
 import zlib
 
 import pytest
@@ -10,9 +12,19 @@ import fastnn
 
 pytest.register_assert_rewrite("support")
 
+# `make test-emulated`: the CUDA kernels, run by the emulator of tests/cuda_emulator, in the place of the CPU's.
+EMULATED = os.environ.get("FASTNN_EMULATED", "")
+NOT_EMULATED = {
+    "test_threads": "the number of CPU threads",
+}
+if EMULATED:
+    torch.ops.load_library(EMULATED)
+
 RANK = ("portable", "avx2", "avx512")
 CAPABILITIES = sorted(fastnn._C.supported_cpu_capabilities(), key=RANK.index, reverse=True)
 START = fastnn._C.cpu_capability()
+if EMULATED:  # no instruction sets
+    CAPABILITIES = [START]
 THREADS = torch.get_num_threads()
 
 
@@ -22,7 +34,20 @@ def _cases(metafunc):
     if found is None:
         name = metafunc.function.__name__.removeprefix("test_")
         found = getattr(metafunc.cls, f"{name}_cases", metafunc.cls.parity_cases)
-    return [case for case in found if case.in_this_torch]
+    return [case for case in found if case.in_this_torch and (not EMULATED or _is_small(case))]
+
+
+def _is_small(case):
+    """Some 10 ns an element and 0.1 us a barrier: a thread of the emulator is no thread of a GPU."""
+    return math.prod(case.shape) <= 20_000
+
+
+def pytest_collection_modifyitems(config, items):
+    """Emulated, without the tests of what CUDA kernels don't have."""
+    if EMULATED:
+        left_out = [item for item in items if getattr(item, "originalname", item.name) in NOT_EMULATED]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_generate_tests(metafunc):

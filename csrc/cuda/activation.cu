@@ -22,14 +22,19 @@ struct Backward {
   }
 };
 
-// dy is one number, read from the device by each thread: the gradient of a sum.
+// dy is one number, read from the device once by each thread: the gradient of a sum.
 template <class Activation, class T>
 struct BackwardOfSum {
   const T* dy;
   Compute<T> a, b;
-  __device__ __forceinline__ Compute<T> operator()(Compute<T> saved) const {
-    return activations::derivative<Activation, T>(load(*dy), saved, a, b);
-  }
+
+  struct Prepared {
+    Compute<T> dy, a, b;
+    __device__ __forceinline__ Compute<T> operator()(Compute<T> saved) const {
+      return activations::derivative<Activation, T>(dy, saved, a, b);
+    }
+  };
+  __device__ __forceinline__ Prepared prepare() const { return {load(*dy), a, b}; }
 };
 
 // Calls f(Activation{}) with the struct of this kind.

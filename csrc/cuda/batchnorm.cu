@@ -1,164 +1,50 @@
 // Batch norm, y = (x - mean) invstd w + b per channel of [N, C, L] or [N, L, C].
 //
-// Bound by memory: training reads x twice, backward dy and x twice. Three launches: blocks reduce one channel
-// (or, channels last, 32 neighbouring ones) over one of at most kParts ranges of its N * L numbers; a thread
-// per channel merges the ranges in order, so the bits are the same in every run, and makes the coefficients;
-// packs of 16 bytes are mapped. Squares are summed around the channel's first number, against cancellation.
-// Backward: dx = a (dy - b - (x - mean) d), a = w invstd, b = mean(dy), d = invstd^2 mean(dy (x - mean)).
+// Bound by memory: training reads x twice, backward dy and x twice. Three launches: channels.cuh reduces
+// ranges of each channel; a thread per channel merges the ranges in order and makes the coefficients; packs
+// are mapped. Backward: dx = a (dy - b - (x - mean) d), a = w invstd, b = mean(dy), d = invstd^2 mean(dy (x -
+// mean)).
 #include "cuda/batchnorm.h"
-#include "cuda/reduce.cuh"
+#include "cuda/channels.cuh"
 
 namespace fastnn::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kParts = 64;
-constexpr int kRowWarps = kThreads / kWarp;
-constexpr int64_t kPartLength = 2048;  // numbers of a channel that are worth a block of their own
-
-__device__ __forceinline__ float inverse_root(float x) {
-  return 1.0f / sqrtf(x);
-}
-__device__ __forceinline__ double inverse_root(double x) {
-  return 1.0 / sqrt(x);
-}
-
-// What is summed over a channel: V of a thread's numbers, merged by Join. Forward: moments of x.
-template <class T>
-struct BatchMoments {
-  using C = Compute<T>;
-  using V = Moments<C>;
-  using Join = Merge;
-  const T* x;
-
-  struct Thread {
-    C pivot, count, sum, squares;
-    __device__ __forceinline__ V result() const {
-      if (count == C(0)) return {C(0), C(0), C(0)};
-      const C shift = sum / count;
-      return {count, pivot + shift, squares - sum * shift};
-    }
-  };
-  __device__ __forceinline__ Thread start(int64_t first_of_channel, int64_t) const {
-    return {load(x[first_of_channel]), C(0), C(0), C(0)};
-  }
-  __device__ __forceinline__ void add(Thread& t, int64_t at) const {
-    const C d = load(x[at]) - t.pivot;
-    t.count += C(1);
-    t.sum += d;
-    t.squares += d * d;
-  }
-};
-
-// Backward: the sums of dy and dy (x - mean).
-template <class T>
-struct GradientSums {
-  using C = Compute<T>;
-  using V = Two<C>;
-  using Join = SumTwo;
-  const T *dy, *x;
-  const C* mean;
-
-  struct Thread {
-    C mean;
-    V sums;
-    __device__ __forceinline__ V result() const { return sums; }
-  };
-  __device__ __forceinline__ Thread start(int64_t, int64_t channel) const {
-    return {mean[channel], {C(0), C(0)}};
-  }
-  __device__ __forceinline__ void add(Thread& t, int64_t at) const {
-    const C g = load(dy[at]);
-    t.sums.a += g;
-    t.sums.b += g * (load(x[at]) - t.mean);
-  }
-};
-
-// [N, C, L]: block (channel, part). Number e of the channel is at (e / L * C + channel) * L + e % L; the
-// thread keeps quotient and remainder as it steps.
-template <class Reduction>
-__global__ void __launch_bounds__(kThreads)
-    reduce_planes(Reduction r, typename Reduction::V* parts, int64_t N, int64_t C, int64_t L) {
-  const int64_t channel = blockIdx.x;
-  const int64_t per_part = (N * L + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * per_part;
-  const int64_t end = begin + per_part < N * L ? begin + per_part : N * L;
-  const int64_t step_n = kThreads / L, step_l = kThreads % L;
-  auto seen = r.start(channel * L, channel);
-  int64_t e = begin + threadIdx.x, n = e / L, l = e % L;
-#pragma unroll 4
-  for (; e < end; e += kThreads) {
-    r.add(seen, (n * C + channel) * L + l);
-    n += step_n;
-    l += step_l;
-    if (l >= L) {
-      l -= L;
-      ++n;
-    }
-  }
-  const auto all = group_reduce<kThreads>(seen.result(), typename Reduction::Join());
-  if (threadIdx.x == 0) parts[blockIdx.y * C + channel] = all;
-}
-
-// [N, L, C]: block (32 channels, part), each warp a row at a time.
-template <class Reduction>
-__global__ void __launch_bounds__(kThreads)
-    reduce_rows(Reduction r, typename Reduction::V* parts, int64_t rows, int64_t C) {
-  using V = typename Reduction::V;
-  FASTNN_SHARED(V, of_warp, kThreads);
-  const int64_t channel = int64_t{blockIdx.x} * kWarp + threadIdx.x;
-  const int64_t per_part = (rows + gridDim.y - 1) / gridDim.y, begin = blockIdx.y * per_part;
-  const int64_t end = begin + per_part < rows ? begin + per_part : rows;
-  if (channel < C) {
-    auto seen = r.start(channel, channel);
-#pragma unroll 4
-    for (int64_t row = begin + threadIdx.y; row < end; row += kRowWarps) r.add(seen, row * C + channel);
-    of_warp[threadIdx.y * kWarp + threadIdx.x] = seen.result();
-  }
-  __syncthreads();
-  if (threadIdx.y != 0 || channel >= C) return;
-  V all = of_warp[threadIdx.x];
-  for (int warp = 1; warp < kRowWarps; ++warp) {
-    all = typename Reduction::Join()(all, of_warp[warp * kWarp + threadIdx.x]);
-  }
-  parts[blockIdx.y * C + channel] = all;
-}
-
-template <class V, class Join>
-__device__ __forceinline__ V merged(const V* parts, int count, int64_t C, int64_t channel, const Join& join) {
-  V all = parts[channel];
-  for (int part = 1; part < count; ++part) all = join(all, parts[part * C + channel]);
-  return all;
-}
-
-// Per channel: what the statistics become, and scale = w invstd for the map.
+// Per channel: what the statistics become, and scale = w invstd and offset for the map.
 template <class C>
-struct Statistics {
-  const C* weight;
+struct ChannelStatistics {
+  const C *weight, *bias;
   C *running_mean, *running_var, *save_mean, *save_invstd;  // the last two null when not training
-  C* scale;
+  C *scale, *offset;
   C momentum, eps;
 };
-template <class C>
-__global__ void __launch_bounds__(kThreads)
-    finish_forward(const Moments<C>* parts, int count, int64_t channels, Statistics<C> s) {
-  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+template <class T, class C>
+__global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
+    finish_forward(const Two<double>* parts, int count, int64_t channels, double numbers, Pivots<T> pivots,
+                   ChannelStatistics<C> s) {
+  const int64_t c = int64_t{blockIdx.x} * kChannelThreads + threadIdx.x;
   if (c >= channels) return;
-  C invstd;
+  C invstd, lost = 0;
   if (parts == nullptr) {
     invstd = inverse_root(s.running_var[c] + s.eps);
   } else {
-    const Moments<C> m = merged(parts, count, channels, c, Merge());
-    invstd = inverse_root(m.m2 / m.count + s.eps);
-    s.save_mean[c] = m.mean;
+    const Statistics found(merged(parts, count, channels, c, SumTwo()), pivots(c), numbers);
+    const C mean = static_cast<C>(found.mean);
+    lost = found.template lost<C>();
+    invstd = static_cast<C>(inverse_root(found.variance + static_cast<double>(s.eps)));
+    s.save_mean[c] = mean;
     s.save_invstd[c] = invstd;
     if (s.running_mean != nullptr) {
-      s.running_mean[c] = (C(1) - s.momentum) * s.running_mean[c] + s.momentum * m.mean;
+      s.running_mean[c] = (C(1) - s.momentum) * s.running_mean[c] + s.momentum * mean;
     }
     if (s.running_var != nullptr) {
-      s.running_var[c] = (C(1) - s.momentum) * s.running_var[c] + s.momentum * (m.m2 / (m.count - C(1)));
+      const C unbiased = static_cast<C>(found.variance * (numbers / (numbers - 1)));
+      s.running_var[c] = (C(1) - s.momentum) * s.running_var[c] + s.momentum * unbiased;
     }
   }
-  s.scale[c] = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  const C scale = s.weight == nullptr ? invstd : invstd * s.weight[c];
+  s.scale[c] = scale;
+  s.offset[c] = (s.bias == nullptr ? C(0) : s.bias[c]) - lost * scale;
 }
 
 // Per channel: parameters' gradients and the coefficients of dx.
@@ -167,31 +53,21 @@ struct Coefficients {
   C *a, *b, *d;
 };
 template <class C>
-__global__ void __launch_bounds__(kThreads)
-    finish_backward(const Two<C>* parts, int count, int64_t channels, C numbers, const C* weight,
+__global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
+    finish_backward(const Two<double>* parts, int count, int64_t channels, double numbers, const C* weight,
                     const C* invstds, const C* vars, C eps, C* dweight, C* dbias, Coefficients<C> to) {
-  const int64_t c = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  const int64_t c = int64_t{blockIdx.x} * kChannelThreads + threadIdx.x;
   if (c >= channels) return;
   const bool training = invstds != nullptr;
   const C invstd = training ? invstds[c] : inverse_root(vars[c] + eps);
-  const Two<C> sums = merged(parts, count, channels, c, SumTwo());
-  if (dweight != nullptr) dweight[c] = sums.b * invstd;
-  if (dbias != nullptr) dbias[c] = sums.a;
+  const Two<double> sums = merged(parts, count, channels, c, SumTwo());
+  if (dweight != nullptr) dweight[c] = static_cast<C>(sums.b * invstd);
+  if (dbias != nullptr) dbias[c] = static_cast<C>(sums.a);
   to.a[c] = weight == nullptr ? invstd : invstd * weight[c];
-  to.b[c] = training ? sums.a / numbers : C(0);
-  to.d[c] = training ? sums.b / numbers * invstd * invstd : C(0);
+  to.b[c] = static_cast<C>(sums.a / numbers);
+  to.d[c] = static_cast<C>(sums.b / numbers * invstd * invstd);
 }
 
-template <class T>
-struct Normalise {
-  using C = Compute<T>;
-  static constexpr int kInputs = 1;
-  const T* in[1];
-  const C *mean, *scale, *bias;
-  __device__ __forceinline__ C operator()(const C (&v)[1], int64_t c) const {
-    return (v[0] - mean[c]) * scale[c] + (bias == nullptr ? C(0) : bias[c]);
-  }
-};
 template <class T>
 struct Gradient {
   using C = Compute<T>;
@@ -203,92 +79,48 @@ struct Gradient {
     return k.a[c] * (v[0] - k.b[c] - (v[1] - mean[c]) * k.d[c]);
   }
 };
+// Running statistics are constants: dx = a dy, also where x is infinite.
+template <class T>
+struct GradientInEval {
+  using C = Compute<T>;
+  static constexpr int kInputs = 1;
+  const T* in[1];  // dy
+  const C* a;
+  __device__ __forceinline__ C operator()(const C (&v)[1], int64_t c) const { return a[c] * v[0]; }
+};
 
-// out[i] = f(in[i]..., channel of i), N elements a thread: a pack, or one where a pointer is misaligned.
-template <int N, class T, class F>
-__global__ void __launch_bounds__(kThreads)
-    map_kernel(F f, T* out, int64_t n, int64_t C, int64_t L, bool last) {
-  const int64_t first = (int64_t{blockIdx.x} * kThreads + threadIdx.x) * N;
-  if (first >= n) return;
-  const bool whole = N > 1 && first + N <= n;
-  Pack<T> in[F::kInputs], y;
-#pragma unroll
-  for (int k = 0; k < F::kInputs; ++k) {
-    if (whole) {
-      in[k] = load_pack(f.in[k] + first);
-    } else {
-#pragma unroll
-      for (int j = 0; j < N; ++j) in[k].v[j] = first + j < n ? f.in[k][first + j] : T{};
-    }
-  }
-  int64_t channel = last ? first % C : first / L % C, within = last ? 0 : first % L;
-#pragma unroll
-  for (int j = 0; j < N; ++j) {
-    Compute<T> v[F::kInputs];
-#pragma unroll
-    for (int k = 0; k < F::kInputs; ++k) v[k] = load(in[k].v[j]);
-    y.v[j] = store<T>(f(v, channel));
-    if (last || ++within == L) {
-      within = 0;
-      channel = channel + 1 == C ? 0 : channel + 1;
-    }
-  }
-  if (whole) {
-    store_pack(out + first, y);
-  } else {
-#pragma unroll
-    for (int j = 0; j < N; ++j)
-      if (first + j < n) out[first + j] = y.v[j];
-  }
+Cells cells_of(const BatchNormShape& s) {
+  return Cells::of(s.N, s.C, s.L, s.channels_last, /*per_sample=*/false);
 }
-
-template <class T, class F>
-void map(const F& f, T* out, const BatchNormShape& s, bool packed, Stream stream) {
-  const int64_t n = s.N * s.C * s.L;
-  if (packed) {
-    constexpr int N = Pack<T>::N;
-    launch(map_kernel<N, T, F>, grid_for(ceil_div(n, N), kThreads), dim3(kThreads), 0, stream, f, out, n, s.C,
-           s.L, s.channels_last);
-  } else {
-    launch(map_kernel<1, T, F>, grid_for(n, kThreads), dim3(kThreads), 0, stream, f, out, n, s.C, s.L,
-           s.channels_last);
-  }
-}
-
-int parts_of(const BatchNormShape& s) {
-  const int64_t parts = ceil_div(s.N * s.L, kPartLength);
-  return static_cast<int>(parts < kParts ? parts : kParts);
-}
-
-template <class Reduction>
-void reduce(const Reduction& r, typename Reduction::V* parts, const BatchNormShape& s, Stream stream) {
-  dim3 grid = s.channels_last ? grid_for(s.C, kWarp) : grid_for(s.C, 1);
-  grid.y = static_cast<unsigned>(parts_of(s));
-  if (s.channels_last) {
-    launch(reduce_rows<Reduction>, grid, dim3(kWarp, kRowWarps), 0, stream, r, parts, s.N * s.L, s.C);
-  } else {
-    launch(reduce_planes<Reduction>, grid, dim3(kThreads), 0, stream, r, parts, s.N, s.C, s.L);
-  }
+int64_t numbers(const BatchNormShape& s) {
+  return s.N * s.C * s.L;
 }
 
 template <class T>
 void forward(const BatchNormParams& p, void* workspace, Stream stream) {
   using C = Compute<T>;
   const T* x = static_cast<const T*>(p.x);
-  T* y = static_cast<T*>(p.y);
-  C* scale = static_cast<C*>(workspace);
-  Moments<C>* parts = reinterpret_cast<Moments<C>*>(scale + p.shape.C);
-  if (p.training) reduce(BatchMoments<T>{x}, parts, p.shape, stream);
-  const Statistics<C> statistics{static_cast<const C*>(p.weight), static_cast<C*>(p.running_mean),
-                                 static_cast<C*>(p.running_var),  static_cast<C*>(p.save_mean),
-                                 static_cast<C*>(p.save_invstd),  scale,
-                                 static_cast<C>(p.momentum),      static_cast<C>(p.eps)};
-  launch(finish_forward<C>, grid_for(p.shape.C, kThreads), dim3(kThreads), 0, stream,
-         static_cast<const Moments<C>*>(p.training ? parts : nullptr), parts_of(p.shape), p.shape.C,
-         statistics);
+  const Cells cells = cells_of(p.shape);
+  const int count = cells.parts();
+  Two<double>* parts = static_cast<Two<double>*>(workspace);
+  C *scale = reinterpret_cast<C*>(parts + count * p.shape.C), *offset = scale + p.shape.C;
+  const Pivots<T> pivots(x, cells, 1);
+  if (p.training) reduce_cells(CellMoments<T>{x, pivots, 1}, parts, count, cells, stream);
+  const ChannelStatistics<C> statistics{.weight = static_cast<const C*>(p.weight),
+                                        .bias = static_cast<const C*>(p.bias),
+                                        .running_mean = static_cast<C*>(p.running_mean),
+                                        .running_var = static_cast<C*>(p.running_var),
+                                        .save_mean = static_cast<C*>(p.save_mean),
+                                        .save_invstd = static_cast<C*>(p.save_invstd),
+                                        .scale = scale,
+                                        .offset = offset,
+                                        .momentum = static_cast<C>(p.momentum),
+                                        .eps = static_cast<C>(p.eps)};
+  launch(finish_forward<T, C>, grid_for(p.shape.C, kChannelThreads), dim3(kChannelThreads), 0, stream,
+         static_cast<const Two<double>*>(p.training ? parts : nullptr), count, p.shape.C,
+         static_cast<double>(cells.numbers()), pivots, statistics);
   const C* mean = static_cast<const C*>(p.training ? p.save_mean : p.running_mean);
-  map(Normalise<T>{{x}, mean, scale, static_cast<const C*>(p.bias)}, y, p.shape,
-      is_aligned(x) && is_aligned(y), stream);
+  map_cells(Normalise<T>{{x}, mean, scale, offset}, static_cast<T*>(p.y), numbers(p.shape), cells, stream);
 }
 
 template <class T>
@@ -296,33 +128,39 @@ void backward(const BatchNormBackwardParams& p, void* workspace, Stream stream) 
   using C = Compute<T>;
   const T *dy = static_cast<const T*>(p.dy), *x = static_cast<const T*>(p.x);
   const C* mean = static_cast<const C*>(p.mean);
-  C* a = static_cast<C*>(workspace);
+  const Cells cells = cells_of(p.shape);
+  const int count = cells.parts();
+  Two<double>* parts = static_cast<Two<double>*>(workspace);
+  C* a = reinterpret_cast<C*>(parts + count * p.shape.C);
   const Coefficients<C> k{a, a + p.shape.C, a + 2 * p.shape.C};
-  Two<C>* parts = reinterpret_cast<Two<C>*>(a + 3 * p.shape.C);
-  reduce(GradientSums<T>{dy, x, mean}, parts, p.shape, stream);
-  launch(finish_backward<C>, grid_for(p.shape.C, kThreads), dim3(kThreads), 0, stream,
-         static_cast<const Two<C>*>(parts), parts_of(p.shape), p.shape.C,
-         static_cast<C>(p.shape.N * p.shape.L), static_cast<const C*>(p.weight),
-         static_cast<const C*>(p.invstd), static_cast<const C*>(p.var), static_cast<C>(p.eps),
-         static_cast<C*>(p.dweight), static_cast<C*>(p.dbias), k);
+  reduce_cells(CellGradients<T>{dy, x, mean, 1}, parts, count, cells, stream);
+  launch(finish_backward<C>, grid_for(p.shape.C, kChannelThreads), dim3(kChannelThreads), 0, stream,
+         static_cast<const Two<double>*>(parts), count, p.shape.C, static_cast<double>(cells.numbers()),
+         static_cast<const C*>(p.weight), static_cast<const C*>(p.training ? p.invstd : nullptr),
+         static_cast<const C*>(p.var), static_cast<C>(p.eps), static_cast<C*>(p.dweight),
+         static_cast<C*>(p.dbias), k);
   if (p.dx == nullptr) return;
   T* dx = static_cast<T*>(p.dx);
-  map(Gradient<T>{{dy, x}, mean, k}, dx, p.shape, is_aligned(dy) && is_aligned(x) && is_aligned(dx), stream);
+  if (p.training) {
+    map_cells(Gradient<T>{{dy, x}, mean, k}, dx, numbers(p.shape), cells, stream);
+  } else {
+    map_cells(GradientInEval<T>{{dy}, k.a}, dx, numbers(p.shape), cells, stream);
+  }
 }
 
 }  // namespace
 
 int64_t batchnorm_workspace(const BatchNormShape& s) {
-  return s.C * (3 + 3 * parts_of(s));  // coefficients, and for each part moments or two sums
+  return s.C * (3 + 4 * cells_of(s).parts());  // coefficients, and for each part two doubles
 }
 
 void batchnorm_forward(const BatchNormParams& p, void* workspace, Stream stream) {
-  if (p.shape.N * p.shape.C * p.shape.L == 0) return;
+  if (numbers(p.shape) == 0) return;
   visit(p.dtype, [&](auto element) { forward<decltype(element)>(p, workspace, stream); });
 }
 
 void batchnorm_backward(const BatchNormBackwardParams& p, void* workspace, Stream stream) {
-  if (p.shape.N * p.shape.C * p.shape.L == 0) return;
+  if (numbers(p.shape) == 0) return;
   visit(p.dtype, [&](auto element) { backward<decltype(element)>(p, workspace, stream); });
 }
 

@@ -1,42 +1,20 @@
-// What every CUDA kernel here stands on: launching, shared memory, 16-byte moves, 16-bit numbers.
+// What every CUDA kernel here stands on: launching, shared memory (device.cuh), 16-byte moves, 16-bit
+// numbers.
 //
-// Kernels use the words of the CUDA language and this header, no other CUDA interface. So another
-// implementation of this one header runs the same kernel sources as plain C++, on a machine without a GPU.
+// Kernels use the words of the CUDA language and this header, no other CUDA interface.
 #pragma once
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
 #include <cstdint>
 #include <cstring>
 #include <stdexcept>
-#include <string>
 
+#include "cuda/device.cuh"
 #include "fastnn/dtype.h"
 
 namespace fastnn::cuda {
 
-using Stream = cudaStream_t;
-
-// ---- Launching ----
-
-// Starts kernel(args...) on `stream`; throws when the launch itself is refused. Never waits, so it may be
-// captured in a CUDA graph.
-template <class... Params, class... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
-            const Args&... args) {
-  kernel<<<grid, block, shared_bytes, stream>>>(args...);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-    throw std::runtime_error(std::string("fastnn: a CUDA kernel could not start: ") +
-                             cudaGetErrorString(error));
-  }
-}
-
-// Shared memory of a block: `count` elements known at compile time, or what the launch asked for.
-#define FASTNN_SHARED(T, name, count) __shared__ T name[count]
-#define FASTNN_DYNAMIC_SHARED(T, name)                                 \
-  extern __shared__ __align__(16) unsigned char fastnn_shared_bytes[]; \
-  T* const name = reinterpret_cast<T*>(fastnn_shared_bytes)
+// For __launch_bounds__(256, kTwoBlocks): without a second number ptxas spills a few registers now and then,
+// to make room for more blocks of a multiprocessor.
+constexpr int kTwoBlocks = 2;
 
 // ---- Numbers: stored as T, computed as Compute<T> ----
 
@@ -96,6 +74,12 @@ __device__ __forceinline__ void store_pack(T* p, const Pack<T>& pack) {
 inline bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % kPackBytes == 0;
 }
+
+// A number known at compile time, as an argument of generic functions.
+template <int value>
+struct Int {
+  static constexpr int kValue = value;
+};
 
 inline int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;

@@ -23,6 +23,16 @@ __device__ __forceinline__ T apply_element(const F& f, const T* const* values, s
   return store<T>(f(load(*values[I])...));
 }
 
+// What a thread applies: f, or what f.prepare() makes of it, once, from numbers in device memory.
+template <class F>
+__device__ __forceinline__ auto prepared(const F& f) {
+  if constexpr (requires { f.prepare(); }) {
+    return f.prepare();
+  } else {
+    return f;
+  }
+}
+
 // f on element i of every input.
 template <class T, int kInputs, class F>
 __device__ __forceinline__ void one_element(const ElementwiseInputs<T, kInputs>& in, T* y, int64_t i,
@@ -36,7 +46,9 @@ __device__ __forceinline__ void one_element(const ElementwiseInputs<T, kInputs>&
 // [0, head) and [head + packs * Pack<T>::N, n) by element, between them packs.
 template <class T, int kInputs, class F>
 __global__ void __launch_bounds__(kElementwiseThreads)
-    elementwise_kernel(ElementwiseInputs<T, kInputs> in, T* y, int64_t n, int head, int64_t packs, F f) {
+    elementwise_kernel(ElementwiseInputs<T, kInputs> in, T* y, int64_t n, int head, int64_t packs,
+                       F function) {
+  const auto f = prepared(function);
   constexpr int N = Pack<T>::N;
   const int64_t first = int64_t{blockIdx.x} * (kElementwiseThreads * kUnroll) + threadIdx.x;
   Pack<T> x[kUnroll][kInputs];
@@ -73,7 +85,8 @@ __global__ void __launch_bounds__(kElementwiseThreads)
 // The same without packs: pointers that no common shift aligns.
 template <class T, int kInputs, class F>
 __global__ void __launch_bounds__(kElementwiseThreads)
-    elementwise_unaligned_kernel(ElementwiseInputs<T, kInputs> in, T* y, int64_t n, F f) {
+    elementwise_unaligned_kernel(ElementwiseInputs<T, kInputs> in, T* y, int64_t n, F function) {
+  const auto f = prepared(function);
   const int64_t first = int64_t{blockIdx.x} * (kElementwiseThreads * kUnroll) + threadIdx.x;
 #pragma unroll
   for (int u = 0; u < kUnroll; ++u) {

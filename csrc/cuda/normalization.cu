@@ -13,13 +13,6 @@ namespace {
 constexpr int kParts = 64;    // ranges of rows: 1024 columns make 2048 blocks, enough for 132 SMs
 constexpr int kRowWarps = 8;  // warps of a block that share a range
 
-__device__ __forceinline__ float inverse_root(float x) {
-  return 1.0f / sqrtf(x);
-}
-__device__ __forceinline__ double inverse_root(double x) {
-  return 1.0 / sqrt(x);
-}
-
 template <class C>
 __device__ __forceinline__ C or_one(const C* p, int64_t i) {
   return p == nullptr ? C(1) : p[i];

@@ -1,4 +1,5 @@
-// Launchers of the layer and RMS norm kernels. They start work on `stream` of the current device and return.
+// Launchers of the layer, RMS and group norm kernels. They start work on `stream` of the current device and
+// return.
 #pragma once
 #include <cuda_runtime_api.h>
 
@@ -12,5 +13,9 @@ void layer_norm_forward(const LayerNormParams&, cudaStream_t stream);
 // wanted.
 int64_t layer_norm_workspace(const LayerNormBackwardParams&);
 void layer_norm_backward(const LayerNormBackwardParams&, void* workspace, cudaStream_t stream);
+
+int64_t group_norm_workspace(const GroupNormShape&);  // in numbers of the compute type, for either direction
+void group_norm_forward(const GroupNormParams&, void* workspace, cudaStream_t stream);
+void group_norm_backward(const GroupNormBackwardParams&, void* workspace, cudaStream_t stream);
 
 }  // namespace fastnn::cuda

@@ -8,6 +8,13 @@ namespace fastnn::cuda {
 
 constexpr int kWarp = 32;
 
+__device__ __forceinline__ float inverse_root(float x) {
+  return 1.0f / sqrtf(x);
+}
+__device__ __forceinline__ double inverse_root(double x) {
+  return 1.0 / sqrt(x);
+}
+
 struct Sum {
   template <class C>
   __device__ __forceinline__ C operator()(C a, C b) const {
@@ -19,22 +26,6 @@ struct Maximum {
   template <class C>
   __device__ __forceinline__ C operator()(C a, C b) const {
     return a > b || a != a ? a : b;
-  }
-};
-
-// Count, mean and sum of squared deviations of numbers seen so far; merges without cancellation (Chan, Golub,
-// LeVeque 1979).
-template <class C>
-struct Moments {
-  C count, mean, m2;
-};
-struct Merge {
-  template <class C>
-  __device__ __forceinline__ Moments<C> operator()(const Moments<C>& a, const Moments<C>& b) const {
-    const C count = a.count + b.count;
-    if (count == C(0)) return a;
-    const C delta = b.mean - a.mean, share = b.count / count;
-    return {count, a.mean + delta * share, a.m2 + b.m2 + delta * delta * (a.count * share)};
   }
 };
 
@@ -58,11 +49,6 @@ template <class C>
 __device__ __forceinline__ Two<C> shuffle(const Two<C>& x, int mask) {
   return {shuffle(x.a, mask), shuffle(x.b, mask)};
 }
-template <class C>
-__device__ __forceinline__ Moments<C> shuffle(const Moments<C>& x, int mask) {
-  return {shuffle(x.count, mask), shuffle(x.mean, mask), shuffle(x.m2, mask)};
-}
-
 template <class V, class F>
 __device__ __forceinline__ V warp_reduce(V x, const F& f) {
 #pragma unroll

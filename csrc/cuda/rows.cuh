@@ -87,11 +87,6 @@ __device__ __forceinline__ int64_t row_of_group() {
 template <class T>
 constexpr int kInFlight = sizeof(T) == 8 ? 1 : 4;
 
-template <int value>
-struct Int {
-  static constexpr int kValue = value;
-};
-
 // Calls f(Int<N>, Int<threads>, held): the spread for rows of this length. held: the row fits the registers.
 template <class T, class F>
 void visit_rows(int64_t length, bool packed, const F& f) {

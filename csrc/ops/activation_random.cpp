@@ -122,7 +122,45 @@ Tensor rrelu_backward_autograd(const Tensor& dy, const Tensor& saved, double low
   return dx;
 }
 
+// --- the same on CUDA: seed and offset lie in device memory, so that a captured graph draws anew ----------
+
+// y = sign <= 0 ? r x : x; forward: sign is x. Linear in x, so it is its own gradient.
+Tensor rrelu_by(const Tensor& x, const Tensor& sign, const Tensor& stream, double lower, double upper) {
+  static const auto op =
+      handle<Tensor(const Tensor&, const Tensor&, const Tensor&, double, double)>("fastnn::_rrelu_by");
+  return op.call(x, sign, stream, lower, upper);
+}
+
+Tensor rrelu_by_meta(const Tensor&, const Tensor& sign, const Tensor&, double, double) {
+  return at::empty_like(sign);
+}
+
+struct RreluByGradient {
+  static constexpr const char* kName = "RreluBackward";
+  static constexpr int kInputs = 1, kSaved = 2;
+  using Arguments = std::tuple<double, double>;
+  static variable_list backward(const variable_list& dy, const Saved<2>& saved, const Wanted<1>&,
+                                double lower, double upper) {
+    return {rrelu_by(dy[0], saved[0], saved[1], lower, upper)};
+  }
+};
+
+Tensor rrelu_by_autograd(const Tensor& x, const Tensor& sign, const Tensor& stream, double lower,
+                         double upper) {
+  const auto run = [&] {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return rrelu_by(x, sign, stream, lower, upper);
+  };
+  if (!records(x)) return run();
+  const auto node = make_node<RreluByGradient>({lower, upper}, x);
+  const Tensor y = run();
+  node->output(y).keep(0, x.is_same(sign) && y_has_the_sign_of_x(lower) ? y : sign).keep(1, stream);
+  return y;
+}
+
 TORCH_LIBRARY_FRAGMENT(fastnn, m) {
+  m.def("_rrelu_by(Tensor x, Tensor sign, Tensor stream, float lower, float upper) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
   m.def("_rrelu(Tensor x, float lower, float upper, int seed, int offset) -> Tensor",
         {at::Tag::pt2_compliant_tag});
   m.def("_rrelu_backward(Tensor dy, Tensor saved, float lower, float upper, int seed, int offset) -> Tensor",
@@ -135,10 +173,12 @@ TORCH_LIBRARY_IMPL(fastnn, CPU, m) {
 TORCH_LIBRARY_IMPL(fastnn, Meta, m) {
   m.impl("_rrelu", rrelu_meta);
   m.impl("_rrelu_backward", rrelu_backward_meta);
+  m.impl("_rrelu_by", rrelu_by_meta);
 }
 TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
   m.impl("_rrelu", rrelu_autograd);
   m.impl("_rrelu_backward", rrelu_backward_autograd);
+  m.impl("_rrelu_by", rrelu_by_autograd);
 }
 
 // --- front ops -------------------------------------------------------------------------------------------
@@ -154,8 +194,10 @@ const char* why_not_rrelu(const Tensor& x, double lower, double upper) {
 // torch's output is contiguous whatever the input.
 Tensor out_of_place(const Tensor& input, double lower, double upper) {
   const auto native = [&] {
+    const Tensor x = input.contiguous();
+    if (!x.is_cpu()) return rrelu_by_autograd(x, x, random_stream(x), lower, upper);
     const auto [seed, offset] = next_stream();
-    return rrelu_autograd(input.contiguous(), lower, upper, seed, offset);
+    return rrelu_autograd(x, lower, upper, seed, offset);
   };
   return front(rrelu_op, why_not_rrelu(input, lower, upper), native,
                [&] { return at::rrelu(input, lower, upper, /*training=*/true); });

@@ -86,10 +86,6 @@ Tensor masked_by(const Tensor& x, const Tensor& stream, double p, double scale, 
           "fastnn::_dropout_by");
   return op.call(x, stream, p, scale, kept, dropped, length);
 }
-Tensor random_stream(const Tensor& like) {
-  static const auto op = handle<Tensor(const Tensor&)>("fastnn::_random_stream");
-  return op.call(like);
-}
 
 struct DropoutByGradient {
   static constexpr const char* kName = "DropoutBackward";

@@ -109,12 +109,12 @@ const char* why_not_overwrite(const Tensor& x) {
   return (x.requires_grad() && x.is_leaf()) || x.is_view() ? "in place: on a leaf or a view" : nullptr;
 }
 
-bool runs_on_cpu(const Tensor& t) {
-  return t.is_cpu() && (t.key_set() | kPlainTensor) == kPlainTensor;
+bool is_plain(const Tensor& t) {
+  return (t.key_set() | kPlainTensor) == kPlainTensor;
 }
 
 bool runs_directly(const Tensor& t) {
-  return runs_on_cpu(t) &&
+  return t.is_cpu() && is_plain(t) &&
          (c10::impl::tls_local_dispatch_key_set().included_ | kPlainThread) == kPlainThread &&
          !at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION).has_value();
 }

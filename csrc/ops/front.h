@@ -74,9 +74,8 @@ bool enabled();
 // direction.
 bool runs_directly(const Tensor& t);
 
-// A plain dense tensor on the CPU, of any dtype: class indices, for instance, which why_not() is not asked
-// about.
-bool runs_on_cpu(const Tensor& t);
+// A plain dense tensor of any dtype: class indices, for instance, which why_not() is not asked about.
+bool is_plain(const Tensor& t);
 
 void note_native(const Op& op);
 // In strict mode throws: torch's op has run, but the caller asked for fastnn's kernels.

@@ -1,21 +1,15 @@
 // Cross-entropy: front op, private op, autograd. Class indices have kernels; class probabilities and label
 // smoothing are torch's.
-#include "fastnn/loss.h"
+#include "ops/loss.h"
 
 #include "ops/bind.h"
 #include "ops/front.h"
 #include "ops/node.h"
-#include "ops/vectors.h"
 
 namespace fastnn::ops {
 namespace {
 
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
-
-// Logits [N, C, inner]: the classes are dimension 1, or the only one.
-DimensionView class_view(const Tensor& x) {
-  return dimension_view(x, x.dim() == 1 ? 0 : 1);
-}
 
 // What the kernels read of the targets, checked with torch's words.
 struct Classes {
@@ -195,7 +189,8 @@ const char* why_not_cross_entropy(const Tensor& input, const Tensor& target, con
                                   int64_t reduction, double label_smoothing) {
   if (const char* reason = why_not(cross_entropy_op, input, or_undefined(weight))) return reason;
   if (target.scalar_type() != at::kLong) return "targets are not class indices of 64 bits";
-  if (!runs_on_cpu(target)) return "targets that are not plain and dense";
+  if (!is_plain(target)) return "targets that are not plain and dense";
+  if (target.device() != input.device()) return "targets on another device";
   if (label_smoothing != 0) return "label smoothing";
   if (needs_grad(weight)) return "a gradient of the class weights";
   if (reduction < at::Reduction::None || reduction > at::Reduction::Sum) return "an unknown reduction";

@@ -1,26 +1,14 @@
 // Squared error and binary cross-entropy of logits: front ops, one private op with a kind, autograd.
-#include "fastnn/loss_pointwise.h"
-
 #include "ops/bind.h"
 #include "ops/front.h"
+#include "ops/loss.h"
 #include "ops/node.h"
-#include "ops/vectors.h"
 
 namespace fastnn::ops {
 namespace {
 
 constexpr int64_t kSquared = static_cast<int64_t>(PointwiseLoss::kSquared);
 constexpr int64_t kBinaryLogits = static_cast<int64_t>(PointwiseLoss::kBinaryLogits);
-
-// The input without gaps, and the target with its strides.
-struct Operands {
-  Tensor x, target;
-  Operands(const Tensor& input, const Tensor& t)
-      : x(input.is_non_overlapping_and_dense() ? input : input.contiguous()) {
-    check_like(t, input, "target");
-    target = with_layout_of(t, x);
-  }
-};
 
 Tensor pointwise_loss_cpu(const Tensor& input, const Tensor& target, int64_t kind, int64_t reduction) {
   const Operands t(input, target);
@@ -38,11 +26,6 @@ Tensor pointwise_loss_cpu(const Tensor& input, const Tensor& target, int64_t kin
   const double sum = cpu::pointwise_loss_forward(p);
   const double divisor = reduction == at::Reduction::Mean ? static_cast<double>(p.count) : 1;
   return at::empty({}, input.options()).fill_(sum / divisor);
-}
-
-// What dy is multiplied with.
-double scale_of(int64_t reduction, int64_t count) {
-  return reduction == at::Reduction::Mean ? 1 / static_cast<double>(count) : 1;
 }
 
 Tensor pointwise_loss_backward_cpu(const Tensor& dy, const Tensor& input, const Tensor& target, int64_t kind,

@@ -1,6 +1,7 @@
 // What the ops of layer and group norm share. No Python here: libfastnn_cuda.so is built from this header
 // too.
 #pragma once
+#include "fastnn/normalization.h"
 #include "ops/vectors.h"
 
 namespace fastnn::ops {
@@ -32,6 +33,14 @@ inline Rows rows_of(const Tensor& x, int64_t dims) {
   const auto sizes = x.sizes();
   return {c10::multiply_integers(sizes.slice(0, x.dim() - dims)),
           c10::multiply_integers(sizes.slice(x.dim() - dims))};
+}
+
+// x as [N, C, L] or, in another format, [N, L, C].
+inline GroupNormShape shape_of(const Tensor& x, int64_t G, at::MemoryFormat format) {
+  TORCH_CHECK(x.dim() >= 2 && G > 0 && x.size(1) % G == 0, "fastnn: ", G, " groups of channels in ",
+              x.sizes());
+  const int64_t N = x.size(0), C = x.size(1), L = N * C == 0 ? 0 : x.numel() / (N * C);
+  return {.N = N, .C = C, .L = L, .G = G, .channels_last = L > 1 && format != at::MemoryFormat::Contiguous};
 }
 
 // Contiguous whatever the layout of x, as torch's layer norm; torch's RMS norm keeps channels_last.

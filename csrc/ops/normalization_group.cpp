@@ -1,7 +1,6 @@
 // Group and instance norm: front ops; private ops for group norm and for instance norm with running
 // statistics (which it updates in place), one backward op for both, autograd. Instance norm by running
 // statistics is batch norm's.
-#include "fastnn/normalization.h"
 #include "ops/bind.h"
 #include "ops/node.h"
 #include "ops/normalization.h"
@@ -13,13 +12,6 @@ namespace {
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
-
-GroupNormShape shape_of(const Tensor& x, int64_t G, at::MemoryFormat format) {
-  TORCH_CHECK(x.dim() >= 2 && G > 0 && x.size(1) % G == 0, "fastnn: ", G, " groups of channels in ",
-              x.sizes());
-  const int64_t N = x.size(0), C = x.size(1), L = N * C == 0 ? 0 : x.numel() / (N * C);
-  return {.N = N, .C = C, .L = L, .G = G, .channels_last = L > 1 && format != at::MemoryFormat::Contiguous};
-}
 
 Tensors forward(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias, int64_t G,
                 const Running* running_mean, const Running* running_var, double momentum, double eps) {

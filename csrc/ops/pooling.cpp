@@ -1,4 +1,4 @@
-// Windows, sizes and layouts of pooling. The ops stand in pooling_max.cpp and pooling_avg.cpp.
+// The arguments of pooling, checked. The ops stand in pooling_max.cpp and pooling_avg.cpp.
 #include "ops/pooling.h"
 
 #include <limits>
@@ -41,26 +41,7 @@ bool every_window_reads(const Windows& w, int dim, int64_t in, int64_t out) {
   return true;
 }
 
-// Where torch looks for a memory format: a length is a picture of height 1.
-Tensor as_image(const Tensor& x, const Windows& w) {
-  return w.rank == 1 ? x.unsqueeze(-2) : x;
-}
-
-at::MemoryFormat format_of(const Windows& w, bool channels_last) {
-  if (!channels_last) return at::MemoryFormat::Contiguous;
-  return w.rank == 3 ? at::MemoryFormat::ChannelsLast3d : at::MemoryFormat::ChannelsLast;
-}
-
 }  // namespace
-
-Windows Windows::from(at::IntArrayRef list) {
-  TORCH_CHECK(list.size() == kLength, "fastnn pooling: the windows are a list of ", kLength,
-              " numbers, not of ", list.size());
-  Windows w;
-  std::copy(list.begin(), list.end(), &w.rank);
-  TORCH_CHECK(w.rank >= 1 && w.rank <= 3, "fastnn pooling: rank must be 1, 2 or 3");
-  return w;
-}
 
 const char* read_fixed(const Tensor& x, int64_t rank, at::IntArrayRef kernel, at::IntArrayRef stride,
                        at::IntArrayRef padding, at::IntArrayRef dilation, bool ceil_mode, Windows& w) {
@@ -85,48 +66,6 @@ const char* read_adaptive(const Tensor& x, int64_t rank, at::IntArrayRef output_
   w.rank = rank;
   w.mode = Windows::kAdaptive;
   return spread(output_size, rank, 1, w.kernel) ? nullptr : kArguments;
-}
-
-PoolShape pool_shape(at::IntArrayRef input_size, const Windows& w, bool channels_last) {
-  PoolShape s;
-  const int64_t dims = static_cast<int64_t>(input_size.size());
-  TORCH_CHECK(dims == w.rank + 1 || dims == w.rank + 2, "fastnn pooling: input must have ", w.rank + 1,
-              " or ", w.rank + 2, " dimensions, not ", dims);
-  s.n = dims == w.rank + 2 ? input_size[0] : 1;
-  s.c = input_size[dims - w.rank - 1];
-  s.adaptive = w.adaptive();
-  s.channels_last = channels_last;
-  for (int dim = 0; dim < 3; ++dim) {
-    if (dim >= 3 - w.rank) s.in[dim] = input_size[dims - 3 + dim];
-    s.out[dim] = w.count(dim, s.in[dim]);
-    s.kernel[dim] = s.adaptive ? adaptive_kernel(s.in[dim], s.out[dim]) : w.kernel[dim];
-    s.stride[dim] = w.stride[dim];
-    s.padding[dim] = w.padding[dim];
-    s.dilation[dim] = w.dilation[dim];
-  }
-  return s;
-}
-
-bool keeps_channels_last(const Tensor& x, const Windows& w, bool is_max) {
-  if (x.dim() != w.rank + 2) return false;
-  if (w.rank == 3 && (!is_max || w.adaptive())) return false;
-  if (w.rank == 1 && x.is_contiguous()) return false;  // the common case, without making a view
-  return as_image(x, w).suggest_memory_format() != at::MemoryFormat::Contiguous;
-}
-
-Tensor empty_pooled(c10::SymIntArrayRef size, const at::TensorOptions& options, const Windows& w,
-                    bool channels_last) {
-  if (w.rank != 1 || !channels_last) {
-    return at::empty_symint(size, options.memory_format(format_of(w, channels_last)));
-  }
-  std::vector<c10::SymInt> image(size.begin(), size.end());
-  image.insert(image.end() - 1, 1);
-  return at::empty_symint(image, options.memory_format(at::MemoryFormat::ChannelsLast)).squeeze(-2);
-}
-
-Tensor in_layout(const Tensor& t, const Windows& w, bool channels_last) {
-  if (!channels_last) return t.contiguous();
-  return as_image(t, w).contiguous(format_of(w, true));
 }
 
 }  // namespace fastnn::ops

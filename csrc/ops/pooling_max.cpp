@@ -11,10 +11,6 @@ namespace {
 using c10::SymInt;
 using c10::SymIntArrayRef;
 
-at::ScalarType code_type(const PoolShape& s) {
-  return pool_codes_are_bytes(s) ? at::kByte : at::kInt;
-}
-
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
 
 // y and codes: [N, C, OD, OH, OW] (leading dimensions as x has them); codes is empty unless asked for.

@@ -206,6 +206,13 @@ def apply_layout(x: torch.Tensor, layout: str) -> torch.Tensor:
     return _LAYOUTS[layout](x)
 
 
+def moved(x: torch.Tensor, device: str) -> torch.Tensor:
+    """`x` on the device with its strides and its offset into the storage."""
+    numbers = x.untyped_storage().nbytes() // x.element_size()
+    storage = x.as_strided((numbers,), (1,), 0).to(device)
+    return storage.as_strided(x.shape, x.stride(), x.storage_offset())
+
+
 def layouts_of(case: Case) -> list[str]:
     """The layouts of the case that exist for its shape and give different strides."""
     dims, empty = len(case.shape), math.prod(case.shape) == 0

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import torch
 
 from fastnn.testing import random_layers
-from fastnn.testing.cases import Case
+from fastnn.testing.cases import Case, moved
 
 FORWARD_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0
@@ -102,6 +102,13 @@ class Result:
     buffers: dict[str, torch.Tensor] = field(default_factory=dict)
     error: Exception | None = None
 
+    def on_cpu(self) -> Result:
+        outputs, gradients, buffers = (
+            {name: t.cpu() for name, t in group.items()}
+            for group in (self.outputs, self.gradients, self.buffers)
+        )
+        return Result(outputs, gradients, buffers, self.error)
+
 
 @contextlib.contextmanager
 def strict() -> Iterator[None]:
@@ -137,7 +144,7 @@ def run_module(
 def incoming_gradient(y: torch.Tensor) -> torch.Tensor:
     """A gradient for `y`, exact in bfloat16, so that every dtype sees the same values."""
     generator = torch.Generator().manual_seed(7)
-    return torch.randn(y.shape, generator=generator).bfloat16().to(y.dtype)
+    return torch.randn(y.shape, generator=generator).bfloat16().to(y.device, y.dtype)
 
 
 def _try(case: Case, module: torch.nn.Module, inputs: list[torch.Tensor], gradients: bool) -> Result:
@@ -158,22 +165,25 @@ def check(
     *,
     gradients: bool = True,
     native: bool = False,
+    device: str = "cpu",
 ) -> Verdict:
     """Runs the case on fastnn, torch and in float64, and judges the values, NaN places, dtypes and strides.
 
-    native: run fastnn in strict mode, so that a fallback counts as a failure.
+    native: run fastnn in strict mode, so that a fallback counts as a failure. device: where fastnn and torch run; the
+    float64 reference stays on the CPU.
     """
     verdict = Verdict(case, dtype, layout)
     kind = getattr(torch, dtype)
     inputs = case.inputs(dtype, layout)
     torch_module, fast_module = build_pair(case, kind)
     initial = {name: value.clone() for name, value in torch_module.state_dict().items()}
+    there = inputs if device == "cpu" else [moved(t, device) for t in inputs]
     with strict() if native else contextlib.nullcontext():
-        ours = _try(case, fast_module, inputs, gradients)
+        ours = _try(case, fast_module.to(device), there, gradients)
     if case.random and ours.error is None:
-        verdict.checks += _random_checks(fast_module, inputs, ours)
+        verdict.checks += _random_checks(fast_module, there, ours)
         return verdict
-    theirs = _try(case, torch_module, inputs, gradients)
+    ours, theirs = ours.on_cpu(), _try(case, torch_module.to(device), there, gradients).on_cpu()
     if isinstance(theirs.error, NotImplementedError) and not ours.error:
         # More than torch has: float64, rounded, stands for torch.
         rounded = _reference(case, initial, torch.float64, _as(inputs, torch.float64), gradients)

@@ -101,8 +101,11 @@ def _multiplications(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor) 
     return 0
 
 
-def work_of(case: Case) -> list[Work]:
-    """The layers of the case in the order of their calls, found by one forward on torch's meta device."""
+def work_of(case: Case, inputs: list[torch.Tensor] | None = None) -> list[Work]:
+    """The layers of the case in the order of their calls, found by one forward on torch's meta device.
+
+    inputs: those of the call, on any device, where making them anew would take long.
+    """
     module = case.build("torch").to("meta")
     found: list[Work] = []
 
@@ -115,7 +118,7 @@ def work_of(case: Case) -> list[Work]:
         if isinstance(layer, torch.nn.MultiheadAttention) or not list(layer.children()):
             layer.register_forward_hook(note)
     with torch.no_grad():
-        module(*(t.to("meta") for t in case.inputs()))
+        module(*(t.to("meta") for t in inputs or case.inputs()))
     return found
 
 

@@ -15,7 +15,7 @@ namespace {
 struct Test {
   const char* name;
   void (*body)();
-  bool per_capability;
+  bool per_variant;
 };
 
 std::vector<Test>& tests() {
@@ -24,7 +24,7 @@ std::vector<Test>& tests() {
 }
 
 std::vector<std::string> cases;  // the open Case texts
-char running[256] = "";          // "test [capability]", plain bytes: the signal handler prints it
+char running[256] = "";          // "test [variant]", plain bytes: the signal handler prints it
 int failures_here = 0;           // of the running test
 constexpr int kShown = 10;       // failures printed per test
 
@@ -47,8 +47,8 @@ int passed = 0, failed = 0;
 }
 
 // False when the body failed a check.
-bool run(const Test& test, const char* capability) {
-  std::snprintf(running, sizeof(running), "%s [%s]", test.name, capability);
+bool run(const Test& test, const char* variant) {
+  std::snprintf(running, sizeof(running), "%s [%s]", test.name, variant);
   failures_here = 0;
   try {
     test.body();
@@ -239,8 +239,8 @@ Case::~Case() {
 
 // ---- Running ----
 
-Registration::Registration(const char* name, void (*body)(), bool per_capability) {
-  tests().push_back({name, body, per_capability});
+Registration::Registration(const char* name, void (*body)(), bool per_variant) {
+  tests().push_back({name, body, per_variant});
 }
 
 void set_threads(int count) {
@@ -254,13 +254,12 @@ static int run_all(const char* filter) {
   std::signal(SIGBUS, on_fault);
 #endif
   set_threads(0);
-  const cpu::Capability best = cpu::capability();
   for (const Test& test : tests()) {
     if (std::strstr(test.name, filter) == nullptr) continue;
-    for (cpu::Capability c : {cpu::Capability::kPortable, cpu::Capability::kAvx2, cpu::Capability::kAvx512}) {
-      if (!(test.per_capability ? cpu::supported(c) : c == best)) continue;
-      cpu::set_capability(c);
-      ++(run(test, cpu::name(c)) ? passed : failed);
+    const std::vector<Variant>& all = variants();
+    for (size_t i = test.per_variant ? 0 : all.size() - 1; i < all.size(); ++i) {
+      all[i].select();
+      ++(run(test, all[i].name) ? passed : failed);
     }
   }
   std::printf("%d passed, %d failed\n", passed, failed);

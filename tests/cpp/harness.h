@@ -1,6 +1,7 @@
 // Test harness of the torch-free kernels. One executable per tests/cpp/test_*.cpp:
 //
-//   TEST(relu_keeps_nan) {                 // runs once under every CPU capability of this machine
+//   TEST(relu_keeps_nan) {                 // runs once under every variant: each CPU capability of this
+//   machine
 //     for (Place place : kPlaces) {        // against an unmapped page: at its start, at its end, both off by
 //     one
 //       Buffer<float> x(n, place), y(n, place);
@@ -11,12 +12,13 @@
 //   }
 //
 // A kernel that reads or writes past a buffer faults on the unmapped page (the report names test and
-// capability) or changes the canary bytes beside the data (checked when the buffer is destroyed).
+// variant) or changes the canary bytes beside the data (checked when the buffer is destroyed).
 // `test_relu NAME` runs the tests whose name contains NAME. Last line: "N passed, N failed".
 #pragma once
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -126,8 +128,16 @@ class Case {
 // ---- Running ----
 
 struct Registration {
-  Registration(const char* name, void (*body)(), bool per_capability);
+  Registration(const char* name, void (*body)(), bool per_variant);
 };
+
+// What a test is repeated under: the instruction sets (capabilities.cpp), for the emulated CUDA kernels the
+// orders of threads (tests/cuda_emulator/orders.cpp). The last one is the best.
+struct Variant {
+  const char* name;
+  std::function<void()> select;
+};
+const std::vector<Variant>& variants();
 
 // Runs f() with 1, 2, 3 and 7 OpenMP threads, then restores the number.
 void set_threads(int count);  // 0 restores the number at start
@@ -142,13 +152,13 @@ void each_thread_count(const F& f) {
 
 }  // namespace fastnn::testing
 
-#define FASTNN_TEST(name, per_capability)                                                               \
-  static void test_##name();                                                                            \
-  static const ::fastnn::testing::Registration registration_##name(#name, test_##name, per_capability); \
+#define FASTNN_TEST(name, per_variant)                                                               \
+  static void test_##name();                                                                         \
+  static const ::fastnn::testing::Registration registration_##name(#name, test_##name, per_variant); \
   static void test_##name()
 
-#define TEST(name) FASTNN_TEST(name, true)        // once per capability
-#define TEST_ONCE(name) FASTNN_TEST(name, false)  // once, under the best one
+#define TEST(name) FASTNN_TEST(name, true)        // once per variant
+#define TEST_ONCE(name) FASTNN_TEST(name, false)  // once, under the best
 
 #define CHECK(condition)                                                       \
   do {                                                                         \

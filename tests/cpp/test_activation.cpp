@@ -197,6 +197,22 @@ void check_activations() {
         }
         CHECK_CLOSE(y, want_y, 2 * kTolerance<T>, kTolerance<T>);
         CHECK_CLOSE(dx, want_dx, 2 * kTolerance<T>, kTolerance<T>);
+        // The gradient of a sum: one number, with nothing behind it.
+        const Buffer<T> one(1, place);
+        Buffer<T> of_sum(n, place), repeated(n, place);
+        one.fill(0.75), dy.fill(0.75);
+        ActivationBackwardParams p = {.kind = kind,
+                                      .dtype = kDType<T>,
+                                      .n = n,
+                                      .dy = dy.data(),
+                                      .saved = saved.data(),
+                                      .dx = repeated.data(),
+                                      .a = info.a.value,
+                                      .b = info.b.value};
+        cpu::activation_backward(p);
+        p.dy = one.data(), p.dy_broadcast = true, p.dx = of_sum.data();
+        cpu::activation_backward(p);
+        CHECK_CLOSE(of_sum, repeated.doubles(), 0, 0);
       }
     }
   }

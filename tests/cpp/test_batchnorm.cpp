@@ -164,9 +164,9 @@ void check(DType dtype, const BatchNormShape& s, Place place, double offset = 0)
   }
 }
 
-const BatchNormShape kShapes[] = {{2, 1, 1, true}, {3, 5, 1, true}, {1, 3, 2},    {4, 3, 7},
-                                  {2, 8, 144},     {5, 16, 17},     {1, 2, 4500}, {130, 3, 40},
-                                  {131, 5, 3},     {7, 3, 5},       {40, 9, 15},  {2, 1, 2049}};
+const BatchNormShape kShapes[] = {{2, 1, 1, true}, {3, 5, 1, true}, {1, 3, 2},    {4, 3, 7},   {2, 8, 144},
+                                  {5, 16, 17},     {1, 2, 4500},    {130, 3, 40}, {131, 5, 3}, {7, 3, 5},
+                                  {40, 9, 15},     {2, 1, 2049},    {2, 1, 70000}};
 
 TEST(batchnorm_matches_the_reference) {
   for (const BatchNormShape& shape : kShapes) {

@@ -180,7 +180,7 @@ void each_type(const F& f) {
   f(Float16{});
 }
 
-TEST(layer_and_rms_norm) {
+TEST(normalization_of_rows) {
   for (Place place : kPlaces) {
     for (auto [rows, length] :
          {std::pair<int64_t, int64_t>{1, 3}, {5, 7}, {9, 16}, {4, 65}, {131, 33}, {2, 2049}, {3, 5001}}) {
@@ -207,7 +207,7 @@ TEST(group_norm) {
 }
 
 // Few long rows are split over threads, many short ones are not: the bits are the same.
-TEST(any_number_of_threads) {
+TEST(normalization_of_rows_on_any_number_of_threads) {
   for (auto [rows, length] : {std::pair<int64_t, int64_t>{3, 40000}, {700, 300}}) {
     Buffer<float> x(rows * length), dy(rows * length), w(length), rstd(rows), mean(rows);
     x.fill_random(1);

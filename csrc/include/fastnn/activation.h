@@ -71,6 +71,7 @@ struct RreluParams {
   void* y = nullptr;           // [n], may be x; backward: dx, may be dy
   double lower = 0, upper = 0;
   uint64_t seed = 0, offset = 0;
+  const uint64_t* stream = nullptr;  // CUDA: [2] on the device, seed and offset, instead of those above
 };
 
 namespace cpu {

@@ -29,11 +29,12 @@ struct CrossEntropyBackwardParams {
   ClassTargets target;
   const void* dy = nullptr;  // [N, inner] of the compute type, or one number
   bool dy_is_number = false;
-  double scale = 1;            // of dy: 1 / normaliser in a mean
-  const void* x = nullptr;     // [N, C, inner]
-  const void* peak = nullptr;  // [N, inner] of the compute type
-  const void* sum = nullptr;   // [N, inner] of the compute type
-  void* dx = nullptr;          // [N, C, inner]
+  double scale = 1;                    // of dy: 1 / normaliser in a mean
+  const double* normaliser = nullptr;  // CUDA: [1] on the device: divides dy, in the place of scale
+  const void* x = nullptr;             // [N, C, inner]
+  const void* peak = nullptr;          // [N, inner] of the compute type
+  const void* sum = nullptr;           // [N, inner] of the compute type
+  void* dx = nullptr;                  // [N, C, inner]
 };
 
 namespace cpu {

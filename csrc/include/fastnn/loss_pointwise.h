@@ -23,6 +23,7 @@ struct PointwiseLossBackwardParams {
   int64_t count = 0;
   const void* dy = nullptr;  // [count], or null: `slope` is that of every element
   double slope = 1;
+  const void* number = nullptr;  // CUDA: [1] on the device, of dtype: slope is multiplied by it
   const void* x = nullptr;       // [count]
   const void* target = nullptr;  // [count]
   void* dx = nullptr;            // [count]

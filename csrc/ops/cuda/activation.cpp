@@ -1,17 +1,14 @@
 // The CUDA kernels of fastnn::_activation and fastnn::_activation_backward, in the library libfastnn_cuda.so.
 #include "cuda/activation.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
+#include "ops/cuda/device.h"
 #include "ops/tensors.h"
 
 namespace fastnn::ops {
 namespace {
 
 Tensor activation_cuda(const Tensor& x, int64_t kind, double a, double b) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   Tensor y = at::empty_like(x);
   const Tensor dense = with_layout_of(x, y);
   cuda::activation_forward({.kind = static_cast<int>(kind),
@@ -21,12 +18,12 @@ Tensor activation_cuda(const Tensor& x, int64_t kind, double a, double b) {
                             .y = y.data_ptr(),
                             .a = a,
                             .b = b},
-                           c10::cuda::getCurrentCUDAStream());
+                           current_stream());
   return y;
 }
 
 Tensor activation_backward_cuda(const Tensor& dy, const Tensor& saved, int64_t kind, double a, double b) {
-  const c10::cuda::CUDAGuard guard(saved.device());
+  const DeviceGuard guard(saved.device());
   Tensor dx = at::empty_like(saved);
   const bool broadcast = is_broadcast_number(dy);
   const Tensor dense_dy = broadcast ? dy : with_layout_of(dy, dx), dense_saved = with_layout_of(saved, dx);
@@ -39,11 +36,11 @@ Tensor activation_backward_cuda(const Tensor& dy, const Tensor& saved, int64_t k
                              .dx = dx.data_ptr(),
                              .a = a,
                              .b = b},
-                            c10::cuda::getCurrentCUDAStream());
+                            current_stream());
   return dx;
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_activation", activation_cuda);
   m.impl("_activation_backward", activation_backward_cuda);
 }

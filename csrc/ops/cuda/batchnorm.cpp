@@ -1,11 +1,8 @@
 // The CUDA kernels of fastnn::_batch_norm_train, _batch_norm_eval and _batch_norm_backward.
 #include "cuda/batchnorm.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
 #include "ops/batchnorm.h"
+#include "ops/cuda/device.h"
 
 namespace fastnn::ops {
 namespace {
@@ -20,7 +17,7 @@ Tensor workspace_for(const Tensor& x, const BatchNormShape& shape) {
 Tensors train_cuda(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                    const OptionalTensor& running_mean, const OptionalTensor& running_var, double momentum,
                    double eps) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(format), w = vector_of(weight, x.size(1), type),
@@ -43,7 +40,7 @@ Tensors train_cuda(const Tensor& x, const OptionalTensor& weight, const Optional
                            .training = true,
                            .momentum = momentum,
                            .eps = eps},
-                          workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+                          workspace.data_ptr(), current_stream());
   running_m.write_back();
   running_v.write_back();
   return {y, mean, invstd};
@@ -51,7 +48,7 @@ Tensors train_cuda(const Tensor& x, const OptionalTensor& weight, const Optional
 
 Tensor eval_cuda(const Tensor& x, const OptionalTensor& weight, const OptionalTensor& bias,
                  const Tensor& running_mean, const Tensor& running_var, double eps) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(format), w = vector_of(weight, x.size(1), type),
@@ -69,13 +66,13 @@ Tensor eval_cuda(const Tensor& x, const OptionalTensor& weight, const OptionalTe
                            .running_mean = data(mean),
                            .running_var = data(var),
                            .eps = eps},
-                          workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+                          workspace.data_ptr(), current_stream());
   return y;
 }
 
 Tensors backward_cuda(const Tensor& dy, const Tensor& x, const OptionalTensor& weight, const Tensor& mean,
                       const Tensor& spread, bool training, double eps, std::array<bool, 3> mask) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const auto format = x.suggest_memory_format();
   const auto type = compute_type(x);
   check_like(dy, x, "dy");
@@ -101,13 +98,13 @@ Tensors backward_cuda(const Tensor& dy, const Tensor& x, const OptionalTensor& w
                             .dbias = mask[2] ? db.data_ptr() : nullptr,
                             .training = training,
                             .eps = eps},
-                           workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+                           workspace.data_ptr(), current_stream());
   const auto parameter_type = weight && weight->defined() ? weight->scalar_type() : type;
   if (parameter_type == type) return {dx, dw, db};
   return {dx, dw.to(parameter_type), db.to(parameter_type)};
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_batch_norm_train", train_cuda);
   m.impl("_batch_norm_eval", eval_cuda);
   m.impl("_batch_norm_backward", backward_cuda);

@@ -1,10 +1,7 @@
 // The CUDA kernels of fastnn::_layer_norm and fastnn::_layer_norm_backward.
 #include "cuda/normalization.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
+#include "ops/cuda/device.h"
 #include "ops/normalization.h"
 
 namespace fastnn::ops {
@@ -15,7 +12,7 @@ using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 // y, and mean and 1 / sqrt(var + eps) of each row; no mean with rms.
 Tensors layer_norm_cuda(const Tensor& x, int64_t dims, const OptionalTensor& weight,
                         const OptionalTensor& bias, double eps, bool rms) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const Rows r = rows_of(x, dims);
   const auto type = compute_type(x);
   const Tensor dense = x.contiguous(), w = vector_of(weight, r.length, type),
@@ -36,14 +33,14 @@ Tensors layer_norm_cuda(const Tensor& x, int64_t dims, const OptionalTensor& wei
                             .mean = rms ? nullptr : mean.data_ptr(),
                             .rstd = rstd.data_ptr(),
                             .eps = eps},
-                           c10::cuda::getCurrentCUDAStream());
+                           current_stream());
   return {y.contiguous(output_format(x, rms)), mean, rstd};
 }
 
 Tensors layer_norm_backward_cuda(const Tensor& dy, const Tensor& x, int64_t dims,
                                  const OptionalTensor& weight, const Tensor& mean, const Tensor& rstd, double,
                                  bool rms, std::array<bool, 3> mask) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const Rows r = rows_of(x, dims);
   const auto type = compute_type(x);
   check_like(dy, x, "dy");
@@ -69,13 +66,13 @@ Tensors layer_norm_backward_cuda(const Tensor& dy, const Tensor& x, int64_t dims
                                      .dweight = mask[1] ? dw.data_ptr() : nullptr,
                                      .dbias = mask[2] ? db.data_ptr() : nullptr};
   const Tensor workspace = at::empty({cuda::layer_norm_workspace(p)}, x.options().dtype(type));
-  cuda::layer_norm_backward(p, workspace.data_ptr(), c10::cuda::getCurrentCUDAStream());
+  cuda::layer_norm_backward(p, workspace.data_ptr(), current_stream());
   const auto wanted = parameter_type(x, weight);
   if (wanted == type) return {dx, dw, db};
   return {dx, dw.to(wanted), db.to(wanted)};
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_layer_norm", layer_norm_cuda);
   m.impl("_layer_norm_backward", layer_norm_backward_cuda);
 }

@@ -1,10 +1,7 @@
 // The CUDA kernels of fastnn::_softmax and fastnn::_softmax_backward.
 #include "cuda/softmax.h"
 
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
-#include <torch/library.h>
-
+#include "ops/cuda/device.h"
 #include "ops/tensors.h"
 
 namespace fastnn::ops {
@@ -12,7 +9,7 @@ namespace {
 
 // Contiguous whatever the layout of x, as torch's.
 Tensor softmax_cuda(const Tensor& x, int64_t dim, bool log, bool negate) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const DeviceGuard guard(x.device());
   const Tensor dense = x.contiguous();
   Tensor y = at::empty(x.sizes(), x.options());
   const DimensionView v = dimension_view(y, dim);
@@ -24,12 +21,12 @@ Tensor softmax_cuda(const Tensor& x, int64_t dim, bool log, bool negate) {
                          .negate = negate,
                          .x = dense.const_data_ptr(),
                          .y = y.data_ptr()},
-                        c10::cuda::getCurrentCUDAStream());
+                        current_stream());
   return y;
 }
 
 Tensor softmax_backward_cuda(const Tensor& dy, const Tensor& y, int64_t dim, bool log, bool negate) {
-  const c10::cuda::CUDAGuard guard(y.device());
+  const DeviceGuard guard(y.device());
   check_like(dy, y, "dy");
   const Tensor dense_dy = dy.contiguous(), dense_y = y.contiguous();
   Tensor dx = at::empty(y.sizes(), y.options());
@@ -43,11 +40,11 @@ Tensor softmax_backward_cuda(const Tensor& dy, const Tensor& y, int64_t dim, boo
                           .dy = dense_dy.const_data_ptr(),
                           .y = dense_y.const_data_ptr(),
                           .dx = dx.data_ptr()},
-                         c10::cuda::getCurrentCUDAStream());
+                         current_stream());
   return dx;
 }
 
-TORCH_LIBRARY_IMPL(fastnn, CUDA, m) {
+FASTNN_CUDA_KERNELS(m) {
   m.impl("_softmax", softmax_cuda);
   m.impl("_softmax_backward", softmax_backward_cuda);
 }
