@@ -46,7 +46,7 @@ struct PoolAxis {
   }
   // What a mean divides by, this dimension's factor. Padding counts on both sides, the overhang that
   // ceil_mode allows beyond it does not.
-  __device__ __forceinline__ I count(I o, const Window& w, bool include_pad) const {
+  __device__ __forceinline__ I count(const Window& w, bool include_pad) const {
     I n = w.hi - w.lo;
     if (!adaptive && include_pad) {
       const I end = w.begin + kernel, last = in + padding;

@@ -60,9 +60,8 @@ struct MeanGradient {
 
   __device__ __forceinline__ C divide_by(const PoolGrid<I>& g, I od, I oh, I ow) const {
     if (divisor != 0) return static_cast<C>(divisor);
-    return static_cast<C>(g.d.count(od, g.d.window(od), include_pad) *
-                          g.h.count(oh, g.h.window(oh), include_pad) *
-                          g.w.count(ow, g.w.window(ow), include_pad));
+    return static_cast<C>(g.d.count(g.d.window(od), include_pad) * g.h.count(g.h.window(oh), include_pad) *
+                          g.w.count(g.w.window(ow), include_pad));
   }
   template <int N>
   __device__ __forceinline__ void add(C (&sum)[N], I at, const PoolGrid<I>& g, I od, I oh, I ow, I, I,

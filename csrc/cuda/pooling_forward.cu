@@ -101,9 +101,9 @@ struct MeanRule {
   __device__ __forceinline__ void finish(State (&s)[N], I at, const PoolGrid<I>& g,
                                          const PoolGrid<I>::Pixel& o, const Window& d, const Window& h,
                                          const Window& w) const {
-    const I count = divisor != 0 ? divisor
-                                 : g.d.count(o.d, d, include_pad) * g.h.count(o.h, h, include_pad) *
-                                       g.w.count(o.w, w, include_pad);
+    const I count = divisor != 0
+                        ? divisor
+                        : g.d.count(d, include_pad) * g.h.count(h, include_pad) * g.w.count(w, include_pad);
     Pack<T> pack;
 #pragma unroll
     for (int j = 0; j < N; ++j) pack.v[j] = store<T>(s[j] / static_cast<C>(count));

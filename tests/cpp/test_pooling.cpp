@@ -206,33 +206,33 @@ void check_avg_every_case(DType dtype) {
 
 }  // namespace
 
-TEST(max_pool_float) {
+TEST(pooling_max_float) {
   check_max_every_case<float>(DType::kFloat32);
 }
-TEST(max_pool_double) {
+TEST(pooling_max_double) {
   check_max_every_case<double>(DType::kFloat64);
 }
-TEST(max_pool_bfloat16) {
+TEST(pooling_max_bfloat16) {
   check_max_every_case<BFloat16>(DType::kBFloat16);
 }
-TEST(max_pool_float16) {
+TEST(pooling_max_float16) {
   check_max_every_case<Float16>(DType::kFloat16);
 }
-TEST(avg_pool_float) {
+TEST(pooling_avg_float) {
   check_avg_every_case<float>(DType::kFloat32);
 }
-TEST(avg_pool_double) {
+TEST(pooling_avg_double) {
   check_avg_every_case<double>(DType::kFloat64);
 }
-TEST(avg_pool_bfloat16) {
+TEST(pooling_avg_bfloat16) {
   check_avg_every_case<BFloat16>(DType::kBFloat16);
 }
-TEST(avg_pool_float16) {
+TEST(pooling_avg_float16) {
   check_avg_every_case<Float16>(DType::kFloat16);
 }
 
 // 3 x 3, stride 2, padding 1 over 4 x 4: ties, a NaN, a window of -inf, and the indices torch gives.
-TEST(max_pool_known_values) {
+TEST(pooling_max_known_values) {
   const double inf = std::numeric_limits<double>::infinity(), nan = std::nan("");
   const Geometry g{1, 1, {1, 4, 4}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, false, {}};
   const PoolShape s = shape_of(g, false);
@@ -250,7 +250,7 @@ TEST(max_pool_known_values) {
   CHECK_CLOSE(codes, (std::vector<double>{4, 4, 7, 5}), 0, 0);
 }
 
-TEST(avg_pool_known_values) {
+TEST(pooling_avg_known_values) {
   const Geometry g{1, 1, {1, 1, 5}, {1, 1, 3}, {1, 1, 2}, {0, 0, 1}, {1, 1, 1}, true, {}};
   const PoolShape s = shape_of(g, false);
   Buffer<float> x({1, 2, 3, 4, 5}), y(3);
@@ -262,7 +262,7 @@ TEST(avg_pool_known_values) {
   CHECK_CLOSE(y, (std::vector<double>{1.5, 4.5, 4.5}), 1e-7, 0);
 }
 
-TEST(pool_same_for_any_thread_count) {
+TEST(pooling_same_for_any_thread_count) {
   const Geometry g{2, 5, {1, 40, 61}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, false, {}};
   for (bool channels_last : {false, true}) {
     const PoolShape s = shape_of(g, channels_last);

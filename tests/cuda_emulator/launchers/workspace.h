@@ -1,5 +1,5 @@
-// Device memory of a launcher for the time of one call: exactly as long as it asked for, against unmapped
-// pages, all bits one.
+// Device memory of a launcher for the time of one call: as long as it asked for and aligned to 16 bytes,
+// against unmapped pages, all bits one.
 #pragma once
 #include "harness.h"
 
@@ -8,7 +8,8 @@ namespace fastnn::testing {
 class Workspace {
  public:
   // `numbers` of the compute type of dtype.
-  Workspace(int64_t numbers, DType dtype) : bytes_(numbers * (dtype == DType::kFloat64 ? 8 : 4)) {}
+  Workspace(int64_t numbers, DType dtype)
+      : bytes_((numbers * (dtype == DType::kFloat64 ? 8 : 4) + 15) / 16 * 16) {}
   void* data() const { return bytes_.data(); }
 
  private:
