@@ -18,9 +18,9 @@ def info() -> dict[str, Any]:
     ``ops`` maps an op to ``{device: {dtype: "kernel" or "torch"}}``.
     """
     ops = {}
-    for name, _, dtypes, has_cuda in _C.op_table():
-        cpu = {d: "kernel" if d in dtypes else "torch" for d in DTYPES}
-        cuda = {d: "kernel" if has_cuda and _cuda.available() and d in dtypes else "torch" for d in DTYPES}
+    for name, _, on_cpu, on_cuda in _C.op_table():
+        cpu = {d: "kernel" if d in on_cpu else "torch" for d in DTYPES}
+        cuda = {d: "kernel" if _cuda.available() and d in on_cuda else "torch" for d in DTYPES}
         ops[name] = {"cpu": cpu, "cuda": cuda}
     return {
         "fastnn": __version__,

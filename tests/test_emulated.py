@@ -25,6 +25,7 @@ CALLS = {
     "batchnorm": lambda x: F.batch_norm(x, None, None, training=True),
     "pooling": lambda x: F.max_pool1d(x, 2),
     "loss": lambda x: F.mse_loss(x, torch.zeros(6, 5)),
+    "linear": lambda x: F.linear(x, torch.randn(4, 5)),
     "normalization": lambda x: F.layer_norm(x, (x.shape[-1],)),
 }
 
@@ -41,6 +42,30 @@ def test_calls_start_cuda_kernels(name, strict):
     y, forward = launches(lambda: CALLS[name](x))
     _, backward = launches(lambda: y.backward(torch.randn(y.shape)))
     assert forward > 0 and backward > 0
+
+
+def product(x, w, b, dy):
+    """y, dx, dw, db of the private op, whose CUDA kernels know more dtypes than the CPU's."""
+    leaves = [t.clone().requires_grad_() for t in (x, w, b)]
+    y = torch.ops.fastnn._linear(*leaves)
+    return y, *torch.autograd.grad(y, leaves, dy)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(1, 40, 24), (5, 7, 3), (70, 33, 50), (40, 64, 72)])
+def test_linear_of_halves(shape, dtype):
+    N, C, K = shape
+    values = [torch.randn(s, dtype=dtype) for s in ((N, C), (K, C), (K,), (N, K))]
+    torch_values = [t.clone().requires_grad_() for t in values[:3]]
+    y = torch.nn.functional.linear(*torch_values)
+    theirs = (y, *torch.autograd.grad(y, torch_values, values[3]))
+    exact = product(*(t.double() for t in values))
+    for name, ours, torchs, right in zip(
+        ("y", "dx", "dw", "db"), product(*values), theirs, exact, strict=True
+    ):
+        error, torch_error = ((t.double() - right).abs().max() for t in (ours, torchs))
+        floor = torch.finfo(dtype).eps * right.abs().max()
+        assert error <= max((2 if name == "y" else 3) * torch_error, floor), name
 
 
 @pytest.mark.parametrize("length", [1, 9])

@@ -52,8 +52,12 @@ bool autocast_on(const Tensor& t, DispatchKeySet excluded) {
 
 }  // namespace
 
-Op::Op(const char* name, const char* private_op, unsigned dtypes, bool autocast)
-    : name(name), private_op(private_op), dtypes(dtypes), autocast(autocast) {
+Op::Op(const char* name, const char* private_op, unsigned dtypes, bool autocast, unsigned more_on_cuda)
+    : name(name),
+      private_op(private_op),
+      dtypes(dtypes),
+      cuda_dtypes(dtypes | more_on_cuda),
+      autocast(autocast) {
   op_list().push_back(this);
 }
 
@@ -91,7 +95,8 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
     if (has_tangent(*t)) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
-      if ((dtype_bit(t->scalar_type()) & op.dtypes) == 0) return "no kernel for this dtype";
+      const unsigned dtypes = t->is_cpu() ? op.dtypes : op.cuda_dtypes;
+      if ((dtype_bit(t->scalar_type()) & dtypes) == 0) return "no kernel for this dtype";
       if (!t->is_cpu() && !op.has_cuda_kernel()) return "no CUDA kernel in this build";
     } else if (t->scalar_type() != first->scalar_type()) {
       return "mixed dtypes";

@@ -23,8 +23,9 @@ constexpr unsigned kFloating = kFloat | kDouble | kBFloat16 | kHalf;
 // An operation, as `python -m fastnn info` lists it. Define one per front op at namespace scope.
 struct Op {
   // private_op: the op with the kernels, without its namespace. autocast: torch's autocast changes this
-  // op's dtype, so under autocast torch's own op runs.
-  Op(const char* name, const char* private_op, unsigned dtypes, bool autocast = false);
+  // op's dtype, so under autocast torch's own op runs. more_on_cuda: dtypes with CUDA kernels alone.
+  Op(const char* name, const char* private_op, unsigned dtypes, bool autocast = false,
+     unsigned more_on_cuda = 0);
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
 
@@ -32,7 +33,7 @@ struct Op {
 
   const char* const name;
   const char* const private_op;
-  const unsigned dtypes;
+  const unsigned dtypes, cuda_dtypes;
   const bool autocast;
 
  private:

@@ -1,5 +1,5 @@
 // Linear: private ops on matrices with any strides, autograd, the front op.
-#include "fastnn/linear.h"
+#include "ops/linear.h"
 
 #include "ops/bind.h"
 #include "ops/front.h"
@@ -8,36 +8,9 @@
 namespace fastnn::ops {
 namespace {
 
-using OptionalTensor = std::optional<Tensor>;
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
 
 // --- CPU and Meta kernels of the private ops -----------------------------------------------------------
-
-// All dimensions but the last as one; a view where strides allow.
-Tensor as_matrix(const Tensor& t) {
-  if (t.dim() == 2) return t;
-  const int64_t last = t.size(-1);
-  int64_t rows = 1;
-  for (const int64_t size : t.sizes().slice(0, t.dim() - 1)) rows *= size;
-  return t.reshape({rows, last});
-}
-
-LinearMatrix matrix(const Tensor& t) {
-  return {t.const_data_ptr(), t.stride(0), t.stride(1)};
-}
-
-// Like `t`, with another size of the last dimension. SymInt serves Meta, int64_t the CPU kernel.
-template <class Int>
-std::vector<Int> with_last(c10::ArrayRef<Int> sizes, Int last) {
-  std::vector<Int> out(sizes.begin(), sizes.end());
-  out.back() = last;
-  return out;
-}
-
-// Stands for a gradient that nobody asked for; outputs of one op must not share memory.
-Tensor none(const Tensor& like) {
-  return at::empty({0}, like.options());
-}
 
 Tensor linear_cpu(const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
   check_sizes(weight, {weight.size(0), x.size(-1)}, x, "weight");
@@ -164,7 +137,7 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 // --- front op --------------------------------------------------------------------------------------------
 
-const Op linear_op("linear", "_linear", kFloatDouble, /*autocast=*/true);
+const Op linear_op("linear", "_linear", kFloatDouble, /*autocast=*/true, /*more_on_cuda=*/kBFloat16 | kHalf);
 
 const char* why_not_linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
   if (const char* reason = why_not(linear_op, input, weight, bias)) return reason;

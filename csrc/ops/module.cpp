@@ -25,16 +25,22 @@ std::vector<std::string> supported_cpu_capabilities() {
   return names;
 }
 
-// One row per op: name, private op, dtypes with a kernel, whether a CUDA kernel is loaded.
-std::vector<std::tuple<std::string, std::string, std::vector<std::string>, bool>> op_table() {
-  std::vector<std::tuple<std::string, std::string, std::vector<std::string>, bool>> rows;
+std::vector<std::string> dtype_names(unsigned dtypes) {
+  std::vector<std::string> names;
+  if (dtypes & kFloat) names.emplace_back("float32");
+  if (dtypes & kDouble) names.emplace_back("float64");
+  if (dtypes & kBFloat16) names.emplace_back("bfloat16");
+  if (dtypes & kHalf) names.emplace_back("float16");
+  return names;
+}
+
+// One row per op: name, private op, dtypes with a CPU kernel, and with a CUDA kernel that is loaded.
+using OpRow = std::tuple<std::string, std::string, std::vector<std::string>, std::vector<std::string>>;
+std::vector<OpRow> op_table() {
+  std::vector<OpRow> rows;
   for (const Op* op : all_ops()) {
-    std::vector<std::string> dtypes;
-    if (op->dtypes & kFloat) dtypes.emplace_back("float32");
-    if (op->dtypes & kDouble) dtypes.emplace_back("float64");
-    if (op->dtypes & kBFloat16) dtypes.emplace_back("bfloat16");
-    if (op->dtypes & kHalf) dtypes.emplace_back("float16");
-    rows.emplace_back(op->name, op->private_op, std::move(dtypes), op->has_cuda_kernel());
+    rows.emplace_back(op->name, op->private_op, dtype_names(op->dtypes),
+                      dtype_names(op->has_cuda_kernel() ? op->cuda_dtypes : 0));
   }
   return rows;
 }

@@ -15,6 +15,11 @@ namespace fastnn::emulator {
 namespace {
 
 constexpr unsigned char kGuard = 0xa5;
+#ifdef __SANITIZE_ADDRESS__
+constexpr size_t kGranule = 8;  // the sanitizer can't forbid the beginning of eight bytes alone
+#else
+constexpr size_t kGranule = 1;
+#endif
 
 size_t round_up(size_t bytes, size_t unit) {
   return (bytes + unit - 1) / unit * unit;
@@ -24,7 +29,7 @@ size_t round_up(size_t bytes, size_t unit) {
 
 SharedArray::SharedArray(size_t bytes, size_t alignment) : bytes_(bytes) {
   const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t room = round_up(bytes, alignment);
+  const size_t room = round_up(bytes, std::max(alignment, kGranule));
   page_bytes_ = round_up(room + page / 2, page);  // at least half a page of guard bytes
   map_bytes_ = page_bytes_ + 2 * page;
   void* map = mmap(nullptr, map_bytes_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

@@ -10,6 +10,7 @@ class Workspace {
   // `numbers` of the compute type of dtype.
   Workspace(int64_t numbers, DType dtype)
       : bytes_((numbers * (dtype == DType::kFloat64 ? 8 : 4) + 15) / 16 * 16) {}
+  explicit Workspace(int64_t bytes) : bytes_((bytes + 15) / 16 * 16) {}
   void* data() const { return bytes_.data(); }
 
  private:
