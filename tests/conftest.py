@@ -19,6 +19,7 @@ NOT_EMULATED = {
 }
 if EMULATED:
     torch.ops.load_library(EMULATED)
+    torch.backends.cudnn.allow_tf32 = False  # to be compared with the CPU's float32
 
 RANK = ("portable", "avx2", "avx512")
 CAPABILITIES = sorted(fastnn._C.supported_cpu_capabilities(), key=RANK.index, reverse=True)

@@ -25,6 +25,7 @@ CALLS = {
     "batchnorm": lambda x: F.batch_norm(x, None, None, training=True),
     "pooling": lambda x: F.max_pool1d(x, 2),
     "loss": lambda x: F.mse_loss(x, torch.zeros(6, 5)),
+    "conv": lambda x: F.conv1d(x[None], torch.randn(4, 6, 2)),
     "linear": lambda x: F.linear(x, torch.randn(4, 5)),
     "normalization": lambda x: F.layer_norm(x, (x.shape[-1],)),
 }

@@ -135,7 +135,7 @@ struct CellGradients {
 // Planes: group (cell, part) of kGroup threads, a warp or a block. Number e of the cell is at
 // (e / length * cells + cell) * length + e % length; the thread keeps quotient and remainder as it steps.
 template <int kGroup, class Reduction>
-__global__ void __launch_bounds__(kChannelThreads)
+__global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
     reduce_planes(Reduction r, typename Reduction::V* parts, int64_t outer, int64_t cells, int64_t length) {
   const int64_t cell = int64_t{blockIdx.x} * (kChannelThreads / kGroup) + threadIdx.x / kGroup;
   if (cell >= cells) return;  // whole groups
@@ -161,7 +161,7 @@ __global__ void __launch_bounds__(kChannelThreads)
 
 // Rows: block (32 channels of an image, part), each warp a row at a time.
 template <class Reduction>
-__global__ void __launch_bounds__(kChannelThreads)
+__global__ void __launch_bounds__(kChannelThreads, kTwoBlocks)
     reduce_rows(Reduction r, typename Reduction::V* parts, int64_t images, int64_t rows, int64_t channels) {
   using V = typename Reduction::V;
   FASTNN_SHARED(V, of_warp, kChannelThreads);

@@ -27,7 +27,7 @@ int64_t larger(int64_t a, int64_t b) {
 }  // namespace
 
 int64_t linear_workspace(const LinearParams& p) {
-  return takes_few_rows(p) ? 0 : product_workspace(p.dtype, p.shape.N, p.shape.K, p.shape.C);
+  return takes_few_rows(p) ? 0 : product_workspace(p.dtype, {p.shape.N, p.shape.K, p.shape.C});
 }
 
 void linear_forward(const LinearParams& p, bool tf32, void* workspace, Stream stream) {
@@ -40,8 +40,8 @@ void linear_forward(const LinearParams& p, bool tf32, void* workspace, Stream st
 int64_t linear_backward_workspace(const LinearBackwardParams& p) {
   const auto [N, C, K] = p.shape;
   int64_t bytes = p.db == nullptr ? 0 : bias_workspace(N, K, 1, /*last=*/true);
-  if (p.dx != nullptr) bytes = larger(bytes, product_workspace(p.dtype, N, C, K));
-  if (p.dw != nullptr) bytes = larger(bytes, product_workspace(p.dtype, K, C, N));
+  if (p.dx != nullptr) bytes = larger(bytes, product_workspace(p.dtype, {N, C, K}));
+  if (p.dw != nullptr) bytes = larger(bytes, product_workspace(p.dtype, {K, C, N}));
   return bytes;
 }
 

@@ -38,12 +38,13 @@ struct LinearProducts {
   template <class A, class B>
   static void run(DType dtype, const A& a, const B& b, T* y, const T* bias, void* workspace, Stream stream) {
     if (a.rows == 0 || b.rows == 0) return;
-    const bool packed = a.is_packed() && b.is_packed();
-    const ProductPlan plan = product_plan(dtype, packed, a.rows, b.rows, a.depth);
-    const MatrixOut<T> out(y, bias, a.rows, b.rows);
-    if (plan.large) return product<Large>(plan.grid, a.packed(), b.packed(), out, workspace, stream);
-    packed ? product<Small>(plan.grid, a.packed(), b.packed(), out, workspace, stream)
-           : product<Small>(plan.grid, a, b, out, workspace, stream);
+    const ProductSize size = {a.rows, b.rows, a.depth};
+    const MatrixOut<T> out(y, bias, b.rows, b.rows);
+    if (a.is_packed() && b.is_packed()) {
+      planned_product<Large, Small>(dtype, size, a.packed(), b.packed(), out, workspace, stream);
+    } else {
+      planned_product<Large, Small>(dtype, size, a, b, out, workspace, stream);
+    }
   }
 };
 

@@ -6,8 +6,7 @@ namespace fastnn::cuda {
 namespace {
 
 template <class T>
-using OnTensorCores =
-    LinearProducts<TensorCores<T, kLarge, kLarge, 64, 64>, TensorCores<T, kSmall, kSmall, 32, 32>>;
+using OnTensorCores = LinearProducts<LargeTensorTile<T>, SmallTensorTile<T>>;
 
 template <class F>
 void visit_tensor(DType dtype, const F& f) {

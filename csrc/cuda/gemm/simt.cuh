@@ -17,9 +17,18 @@ struct Simt {
   static constexpr int kSide = 16, P = Pack<T>::N, M = kRows / kSide, N = kCols / kSide;
   static constexpr int kHeld = 4;  // rows of A in registers; all eight of a large tile are too many
 
+  // A long chain of roundings is worse than a short one of short ones: `of` goes into `all` after kChain
+  // tiles.
+  static constexpr int kChain = 4;
   struct Sums {
-    C of[M][N] = {};
+    C of[M][N] = {}, all[M][N] = {};
   };
+  __device__ __forceinline__ static void fold(Sums& c) {
+#pragma unroll
+    for (int i = 0; i < M; ++i)
+#pragma unroll
+      for (int j = 0; j < N; ++j) c.all[i][j] += c.of[i][j], c.of[i][j] = 0;
+  }
   struct Place {
     int row, col;  // in 16 x 16
   };
@@ -85,7 +94,7 @@ struct Simt {
     for (int i = 0; i < M; ++i)
 #pragma unroll
       for (int j = 0; j < N; ++j)
-        f(mine<TileA::kAlongDepth>(i, t.row), mine<TileB::kAlongDepth>(j, t.col), c.of[i][j]);
+        f(mine<TileA::kAlongDepth>(i, t.row), mine<TileB::kAlongDepth>(j, t.col), c.all[i][j] + c.of[i][j]);
   }
 
  private:

@@ -5,7 +5,7 @@
 #pragma once
 #include <type_traits>
 
-#include "cuda/gemm/tile.cuh"
+#include "cuda/gemm/product.cuh"
 
 namespace fastnn::cuda {
 
@@ -16,11 +16,13 @@ struct TensorCores {
   static constexpr bool kTf32 = std::is_same_v<T, float>;
   static constexpr int kRows = kRows_, kCols = kCols_;
   static constexpr int kWarpsAcross = kCols / kWarpCols;
-  static constexpr int kThreads = 32 * (kRows / kWarpRows) * kWarpsAcross, kBlocks = 2, kStages = 4;
+  static constexpr int kThreads = 32 * (kRows / kWarpRows) * kWarpsAcross, kBlocks = 256 / kThreads,
+                       kStages = 4;
   // Products of 16 x 8 over two packs of depth.
   static constexpr int M = kWarpRows / 16, N = kWarpCols / 8, P = Pack<T>::N, kSteps = kDepthPacks / 2;
   static_assert(N % 2 == 0);
 
+  static constexpr int kChain = 0;  // roundings of the sums are nothing beside those of the factors
   struct Sums {
     float of[M][N][4] = {};
   };
@@ -99,5 +101,11 @@ struct TensorCores {
     }
   }
 };
+
+// The tiles of gemm/product.cuh. Fragments of tf32 take registers to round in, so a warp has half the sums.
+template <class T>
+using LargeTensorTile = TensorCores<T, kLarge, kLarge, 64, sizeof(T) == 2 ? 64 : 32>;
+template <class T>
+using SmallTensorTile = TensorCores<T, kSmall, kSmall, 32, 32>;
 
 }  // namespace fastnn::cuda

@@ -55,12 +55,14 @@ struct MatrixSource {
   const T* data = nullptr;
   int64_t row = 0, k = 0;  // strides
   int64_t rows = 0, depth = 0;
+  int64_t group = 0;  // from one group to the next
 
   bool is_packed() const {
     const int64_t inner = kAlongDepth ? k : row, outer = kAlongDepth ? row : k;
-    return inner == 1 && outer % P == 0 && (kAlongDepth ? depth : rows) % P == 0 && is_aligned(data);
+    return inner == 1 && outer % P == 0 && (kAlongDepth ? depth : rows) % P == 0 && group % P == 0 &&
+           is_aligned(data);
   }
-  MatrixSource<T, kAlongDepth, true> packed() const { return {data, row, k, rows, depth}; }
+  MatrixSource<T, kAlongDepth, true> packed() const { return {data, row, k, rows, depth, group}; }
 
   struct Fixed {
     const T* at;
@@ -68,7 +70,7 @@ struct MatrixSource {
   };
   __device__ __forceinline__ Fixed fixed(int64_t first) const {
     const int64_t left = rows - first;
-    return {data + first * row, left < 0 ? 0 : left < P ? static_cast<int>(left) : P};
+    return {data + blockIdx.z * group + first * row, left < 0 ? 0 : left < P ? static_cast<int>(left) : P};
   }
   __device__ __forceinline__ void fetch(T* to, const Fixed& f, int64_t first) const {
     if constexpr (kPacked) {
