@@ -16,6 +16,7 @@ pytest.register_assert_rewrite("support")
 EMULATED = os.environ.get("FASTNN_EMULATED", "")
 NOT_EMULATED = {
     "test_threads": "the number of CPU threads",
+    "test_winograd_switch": "an algorithm of the CPU's",
 }
 if EMULATED:
     torch.ops.load_library(EMULATED)

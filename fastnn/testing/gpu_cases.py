@@ -10,7 +10,17 @@ import torch
 from fastnn.testing.cases import Case, bench_cases, parity_cases
 
 # Families with CUDA kernels; the others run torch's ops on a GPU and would be compared with themselves.
-FAMILIES = ("activation", "dropout", "softmax", "batchnorm", "normalization", "pooling", "loss")
+FAMILIES = (
+    "activation",
+    "dropout",
+    "softmax",
+    "batchnorm",
+    "normalization",
+    "pooling",
+    "loss",
+    "linear",
+    "conv",
+)
 LARGE = 2**26  # numbers: 256 MiB of float32, several times the second cache of any GPU
 
 
