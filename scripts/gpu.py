@@ -226,6 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--out", type=Path, help=f"JSON of everything (default, with a device: {RESULT.name})"
     )
     options = parser.parse_args(arguments)
+    os.environ["FASTNN_CUDA_PRODUCTS"] = "1"  # linear and convolution are what is to be seen
     with tempfile.TemporaryDirectory() as folder:
         results = run_all([s for s in STAGES if s in options.stages], 60 * options.minutes, Path(folder))
     print(report(results))

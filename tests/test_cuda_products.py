@@ -1,8 +1,14 @@
 """Linear and convolution on CUDA: outputs and gradients beside the CPU's in float64."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from support_cuda import DTYPES, built, compare, needs_gpu
+
+import fastnn
 
 OPS = ["_linear", "_linear_backward", "_conv", "_conv_backward"]
 
@@ -11,6 +17,33 @@ OPS = ["_linear", "_linear_backward", "_conv", "_conv_backward"]
 @pytest.mark.parametrize("op", OPS)
 def test_the_library_registers_its_kernels(op):
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"fastnn::{op}", "CUDA")
+
+
+@pytest.fixture(autouse=True)
+def products():
+    before = fastnn.backends.cuda.products
+    fastnn.backends.cuda.products = True
+    yield
+    fastnn.backends.cuda.products = before
+
+
+def test_the_switch_is_off_at_first():
+    code = "import fastnn; print(fastnn.backends.cuda.products)"
+    for value, wanted in ((None, "False"), ("1", "True"), ("0", "False")):
+        environment = {k: v for k, v in os.environ.items() if k != "FASTNN_CUDA_PRODUCTS"}
+        if value is not None:
+            environment["FASTNN_CUDA_PRODUCTS"] = value
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.strip() == wanted
+
+
+@needs_gpu
+def test_without_the_switch_torch_runs():
+    fastnn.backends.cuda.products = False
+    with pytest.raises(RuntimeError, match="products is off"), fastnn.strict():
+        fastnn.functional.linear(torch.randn(2, 3, device="cuda"), torch.randn(4, 3, device="cuda"))
 
 
 @pytest.fixture

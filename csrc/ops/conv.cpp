@@ -123,12 +123,12 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 // --- front ops -------------------------------------------------------------------------------------------
 
-const Op conv_ops[] = {{"conv1d", "_conv", kFloatDouble, true, kBFloat16 | kHalf},
-                       {"conv2d", "_conv", kFloatDouble, true, kBFloat16 | kHalf},
-                       {"conv3d", "_conv", kFloatDouble, true, kBFloat16 | kHalf}};
-const Op conv_transpose_ops[] = {{"conv_transpose1d", "_conv", kFloatDouble, true, kBFloat16 | kHalf},
-                                 {"conv_transpose2d", "_conv", kFloatDouble, true, kBFloat16 | kHalf},
-                                 {"conv_transpose3d", "_conv", kFloatDouble, true, kBFloat16 | kHalf}};
+const Op conv_ops[] = {{"conv1d", "_conv", kFloatDouble | kProduct, true},
+                       {"conv2d", "_conv", kFloatDouble | kProduct, true},
+                       {"conv3d", "_conv", kFloatDouble | kProduct, true}};
+const Op conv_transpose_ops[] = {{"conv_transpose1d", "_conv", kFloatDouble | kProduct, true},
+                                 {"conv_transpose2d", "_conv", kFloatDouble | kProduct, true},
+                                 {"conv_transpose3d", "_conv", kFloatDouble | kProduct, true}};
 
 // Arguments of one call; a list of one element stands for all dimensions.
 struct Call {

@@ -3,7 +3,9 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <cstdlib>
 #include <mutex>
+#include <string_view>
 
 namespace fastnn::ops {
 namespace {
@@ -19,6 +21,10 @@ std::vector<Binder::Bind>& binder_list() {
 }
 
 std::atomic<bool> enabled_{true}, strict_{false}, recording{false};
+std::atomic<bool> cuda_products_ = [] {
+  const char* text = std::getenv("FASTNN_CUDA_PRODUCTS");
+  return text != nullptr && std::string_view(text) == "1";
+}();
 std::mutex records_mutex;
 std::vector<Record> records;
 
@@ -52,12 +58,8 @@ bool autocast_on(const Tensor& t, DispatchKeySet excluded) {
 
 }  // namespace
 
-Op::Op(const char* name, const char* private_op, unsigned dtypes, bool autocast, unsigned more_on_cuda)
-    : name(name),
-      private_op(private_op),
-      dtypes(dtypes),
-      cuda_dtypes(dtypes | more_on_cuda),
-      autocast(autocast) {
+Op::Op(const char* name, const char* private_op, unsigned dtypes, bool autocast)
+    : name(name), private_op(private_op), dtypes(dtypes), autocast(autocast) {
   op_list().push_back(this);
 }
 
@@ -95,9 +97,10 @@ const char* why_not(const Op& op, c10::ArrayRef<const Tensor*> tensors) {
     if (has_tangent(*t)) return "forward-mode differentiation";
     if (first == nullptr) {
       first = t;
-      const unsigned dtypes = t->is_cpu() ? op.dtypes : op.cuda_dtypes;
+      const unsigned dtypes = t->is_cpu() ? op.dtypes : op.cuda_dtypes();
       if ((dtype_bit(t->scalar_type()) & dtypes) == 0) return "no kernel for this dtype";
       if (!t->is_cpu() && !op.has_cuda_kernel()) return "no CUDA kernel in this build";
+      if (!t->is_cpu() && op.is_product() && !cuda_products()) return "fastnn.backends.cuda.products is off";
     } else if (t->scalar_type() != first->scalar_type()) {
       return "mixed dtypes";
     } else if (t->device() != first->device()) {
@@ -122,6 +125,13 @@ bool runs_directly(const Tensor& t) {
   return t.is_cpu() && is_plain(t) &&
          (c10::impl::tls_local_dispatch_key_set().included_ | kPlainThread) == kPlainThread &&
          !at::getStepCallbacksUnlessEmpty(at::RecordScope::FUNCTION).has_value();
+}
+
+void set_cuda_products(bool on) {
+  cuda_products_ = on;
+}
+bool cuda_products() {
+  return cuda_products_;
 }
 
 void start_recording() {

@@ -19,21 +19,25 @@ namespace fastnn::ops {
 constexpr unsigned kFloat = 1, kDouble = 2, kBFloat16 = 4, kHalf = 8;
 constexpr unsigned kFloatDouble = kFloat | kDouble;
 constexpr unsigned kFloating = kFloat | kDouble | kBFloat16 | kHalf;
+// Beside them: an op made of products of matrices. On CUDA it has kernels of all dtypes, and runs them where
+// cuda_products() says so.
+constexpr unsigned kProduct = 16;
 
 // An operation, as `python -m fastnn info` lists it. Define one per front op at namespace scope.
 struct Op {
   // private_op: the op with the kernels, without its namespace. autocast: torch's autocast changes this
-  // op's dtype, so under autocast torch's own op runs. more_on_cuda: dtypes with CUDA kernels alone.
-  Op(const char* name, const char* private_op, unsigned dtypes, bool autocast = false,
-     unsigned more_on_cuda = 0);
+  // op's dtype, so under autocast torch's own op runs.
+  Op(const char* name, const char* private_op, unsigned dtypes, bool autocast = false);
   Op(const Op&) = delete;
   Op& operator=(const Op&) = delete;
 
   bool has_cuda_kernel() const;  // the CUDA library is loaded and registered a kernel
+  bool is_product() const { return (dtypes & kProduct) != 0; }
+  unsigned cuda_dtypes() const { return is_product() ? kFloating : dtypes; }
 
   const char* const name;
   const char* const private_op;
-  const unsigned dtypes, cuda_dtypes;
+  const unsigned dtypes;
   const bool autocast;
 
  private:
@@ -69,6 +73,10 @@ void set_strict(bool);
 bool strict();
 void set_enabled(bool);  // off: every call runs torch's op
 bool enabled();
+// Whether products of matrices run on fastnn's CUDA kernels. Off until a GPU has shown that they are as fast
+// as cuBLAS and cuDNN; FASTNN_CUDA_PRODUCTS=1 turns them on from the start.
+void set_cuda_products(bool);
+bool cuda_products();
 
 // True where the dispatcher would find the CPU kernel and nothing else: a plain tensor on the CPU, no mode,
 // no profiler watching. Its caller may then call that kernel, which saves a small ReLU 0.1 us in each

@@ -137,7 +137,7 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 
 // --- front op --------------------------------------------------------------------------------------------
 
-const Op linear_op("linear", "_linear", kFloatDouble, /*autocast=*/true, /*more_on_cuda=*/kBFloat16 | kHalf);
+const Op linear_op("linear", "_linear", kFloatDouble | kProduct, /*autocast=*/true);
 
 const char* why_not_linear(const Tensor& input, const Tensor& weight, const Tensor& bias) {
   if (const char* reason = why_not(linear_op, input, weight, bias)) return reason;

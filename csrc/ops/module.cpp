@@ -34,13 +34,15 @@ std::vector<std::string> dtype_names(unsigned dtypes) {
   return names;
 }
 
-// One row per op: name, private op, dtypes with a CPU kernel, and with a CUDA kernel that is loaded.
+// One row per op: name, private op, dtypes with a CPU kernel, and with a CUDA kernel that is loaded and in
+// use.
 using OpRow = std::tuple<std::string, std::string, std::vector<std::string>, std::vector<std::string>>;
 std::vector<OpRow> op_table() {
   std::vector<OpRow> rows;
   for (const Op* op : all_ops()) {
+    const bool on_cuda = op->has_cuda_kernel() && (cuda_products() || !op->is_product());
     rows.emplace_back(op->name, op->private_op, dtype_names(op->dtypes),
-                      dtype_names(op->has_cuda_kernel() ? op->cuda_dtypes : 0));
+                      dtype_names(on_cuda ? op->cuda_dtypes() : 0));
   }
   return rows;
 }
@@ -70,6 +72,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("strict", &strict);
   m.def("set_enabled", &set_enabled);
   m.def("enabled", &enabled);
+  m.def("set_cuda_products", &set_cuda_products, pybind11::arg("on"));
+  m.def("cuda_products", &cuda_products);
   for (const auto bind : binders()) bind(m);
 }
 

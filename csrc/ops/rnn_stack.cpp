@@ -66,7 +66,8 @@ RnnState torch_stack(const Call& c, RnnCell cell) {
 // --- ours ------------------------------------------------------------------------------------------------
 
 const char* why_not_batch_sizes(const Tensor& sizes, int64_t rows) {
-  if (!sizes.device().is_cpu() || sizes.scalar_type() != at::kLong || sizes.dim() != 1 || !sizes.is_contiguous())
+  if (!sizes.device().is_cpu() || sizes.scalar_type() != at::kLong || sizes.dim() != 1 ||
+      !sizes.is_contiguous())
     return "the form of the batch sizes";
   const int64_t* size = sizes.const_data_ptr<int64_t>();
   int64_t sum = 0;
