@@ -1,5 +1,7 @@
 // Convolutions with channels last whose channels are too few for registers of them: through copies with
 // contiguous planes.
+#include <algorithm>
+
 #include "cpu/conv/algorithms.h"
 #include "cpu/conv/patch.h"
 #include "cpu/kernels/conv_last.h"
@@ -46,26 +48,45 @@ class Planes {
   Scratch<T> data_;
 };
 
-template <class T>
-void forward(ConvForwardParams p) {
-  const Planes<T> x(p.n, p.c, product(p.in), p.x), w(p.k, p.c / p.g, product(p.kernel), p.w);
-  const Planes<T> y(p.n, p.k, product(p.out));
-  void* const out = p.y;
-  p.x = x.data(), p.w = w.data(), p.y = y.data();
+// Images at a time, whose copies stay in a cache; their results do not depend on each other.
+constexpr int64_t kCopyBytes = 4 << 20;
+
+// f(p of some images, elements of x and of y before them)
+template <class T, class Params, class F>
+void for_each_chunk(Params p, const F& f) {
+  const int64_t x_image = p.c * product(p.in), y_image = p.k * product(p.out), total = p.n;
+  const int64_t most = std::max<int64_t>(1, kCopyBytes / ((x_image + y_image) * int64_t{sizeof(T)}));
+  const int64_t chunks = ceil_div(total, most);
   p.channels_last = false;
-  conv_forward(p);
-  y.store(out);
+  for (int64_t i = 0; i < chunks; ++i) {
+    const int64_t first = total * i / chunks;
+    p.n = total * (i + 1) / chunks - first;
+    f(p, first * x_image, first * y_image);
+  }
 }
 
 template <class T>
-void backward_data(ConvBackwardDataParams p) {
-  const Planes<T> dy(p.n, p.k, product(p.out), p.dy), w(p.k, p.c / p.g, product(p.kernel), p.w);
-  const Planes<T> dx(p.n, p.c, product(p.in));
-  void* const out = p.dx;
-  p.dy = dy.data(), p.w = w.data(), p.dx = dx.data();
-  p.channels_last = false;
-  conv_backward_data(p);
-  dx.store(out);
+void forward(const ConvForwardParams& all) {
+  const Planes<T> w(all.k, all.c / all.g, product(all.kernel), all.w);
+  for_each_chunk<T>(all, [&](ConvForwardParams p, int64_t x_first, int64_t y_first) {
+    const Planes<T> x(p.n, p.c, product(p.in), static_cast<const T*>(all.x) + x_first);
+    const Planes<T> y(p.n, p.k, product(p.out));
+    p.x = x.data(), p.w = w.data(), p.y = y.data();
+    conv_forward(p);
+    y.store(static_cast<T*>(all.y) + y_first);
+  });
+}
+
+template <class T>
+void backward_data(const ConvBackwardDataParams& all) {
+  const Planes<T> w(all.k, all.c / all.g, product(all.kernel), all.w);
+  for_each_chunk<T>(all, [&](ConvBackwardDataParams p, int64_t x_first, int64_t y_first) {
+    const Planes<T> dy(p.n, p.k, product(p.out), static_cast<const T*>(all.dy) + y_first);
+    const Planes<T> dx(p.n, p.c, product(p.in));
+    p.dy = dy.data(), p.w = w.data(), p.dx = dx.data();
+    conv_backward_data(p);
+    dx.store(static_cast<T*>(all.dx) + x_first);
+  });
 }
 
 template <class T>

@@ -22,9 +22,9 @@
 namespace fastnn::cpu {
 namespace {
 
-constexpr int64_t kSquare = 128;          // most channels along a side of a square
-constexpr int64_t kBlockBytes = 1 << 20;  // V and W of a block
-constexpr int64_t kItems = 16;            // squares and splits: enough to share out
+constexpr int64_t kSquare = 128;            // most channels along a side of a square
+constexpr int64_t kBlockBytes = 512 << 10;  // V and W of a block
+constexpr int64_t kItems = 16;              // squares and splits: enough to share out
 constexpr int64_t kMinSplit =
     128;  // tiles; a transform of the sums takes as long as products of 4 to 5 tiles
 constexpr int64_t kChain = 32;
@@ -48,7 +48,7 @@ struct Plan {
   int64_t block, splits, items;   // tiles in a block; runs of tiles; squares times splits
 
   Plan(const ConvBackwardWeightParams& p, const WinogradTiles& tiles)
-      : c(p.c / p.g, kSquare / p.kernel[0]), k(p.k / p.g, kSquare) {
+      : c(p.c / p.g, kSquare / p.kernel[0]), k(p.k / p.g, p.k / p.g <= kSquare ? kSquare : kSquare * 3 / 4) {
     v_tap = c.room();
     v_tile = p.kernel[0] * v_tap;
     w_tile = k.room();
