@@ -247,6 +247,11 @@ bool convolve(const Pass& p) {
   return true;
 }
 
+// Of the output or of the input, whichever are more.
+int64_t most_tiles(const ConvGeometry& p) {
+  return std::max(WinogradGeometry(p).tiles().total, WinogradGeometry(p, true).tiles().total);
+}
+
 bool three_by_three(const ConvGeometry& p) {
   return p.dtype == DType::kFloat32 && p.kernel[1] == 3 && p.kernel[2] == 3 && p.stride[0] == 1 &&
          p.stride[1] == 1 && p.stride[2] == 1;
@@ -261,19 +266,21 @@ void set_winograd_enabled(bool on) {
   enabled.store(on, std::memory_order_relaxed);
 }
 
-bool winograd_pays(const ConvGeometry& p) {
-  if (!winograd_enabled() || !three_by_three(p)) return false;
-  const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const int64_t outputs = p.n * p.out[0] * p.out[1] * p.out[2];
-  const int64_t tiles = std::max(WinogradGeometry(p).tiles().total, WinogradGeometry(p, true).tiles().total);
-  const bool dilated = p.dilation[1] > 1 || p.dilation[2] > 1;
-  return std::min(cg, kg) >= kMinChannels && tiles >= kMinTiles &&
-         p.kernel[0] * cg * kg <= kMaxWeights * tiles && (!dilated || outputs >= kMinFilled * tiles);
+bool winograd_applicable(const ConvGeometry& p) {
+  return winograd_enabled() && three_by_three(p) && std::min(p.c, p.k) / p.g >= kMinChannels &&
+         most_tiles(p) >= kMinTiles;
 }
 
-bool winograd_pays(const ConvBackwardDataParams& p) {
-  return winograd_pays(static_cast<const ConvGeometry&>(p)) &&
+bool winograd_applicable(const ConvBackwardDataParams& p) {
+  return winograd_applicable(static_cast<const ConvGeometry&>(p)) &&
          (winograd_kernels().lanes == 16 || p.k / p.g >= kMinSummedChannels);
+}
+
+bool winograd_pays(const ConvGeometry& p) {
+  const int64_t outputs = p.n * p.out[0] * p.out[1] * p.out[2], tiles = most_tiles(p);
+  const bool dilated = p.dilation[1] > 1 || p.dilation[2] > 1;
+  return p.kernel[0] * (p.c / p.g) * (p.k / p.g) <= kMaxWeights * tiles &&
+         (!dilated || outputs >= kMinFilled * tiles);
 }
 
 void conv_winograd(const ConvForwardParams& p) {

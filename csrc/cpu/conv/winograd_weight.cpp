@@ -184,9 +184,10 @@ struct Adder {
 
 }  // namespace
 
-bool winograd_pays(const ConvBackwardWeightParams& p) {
+bool winograd_applicable(const ConvBackwardWeightParams& p) {
   constexpr int64_t kMinTiles = 64;  // direct sums over so few positions are exact to the last bits
-  return winograd_pays(static_cast<const ConvGeometry&>(p)) && WinogradGeometry(p).tiles().total >= kMinTiles;
+  return winograd_applicable(static_cast<const ConvGeometry&>(p)) &&
+         WinogradGeometry(p).tiles().total >= kMinTiles;
 }
 
 void conv_winograd(const ConvBackwardWeightParams& p) {
