@@ -3,8 +3,6 @@
 
 #include <array>
 
-#include "cpu/conv/algorithms.h"
-#include "cpu/conv/benchmark.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -439,30 +437,6 @@ using ConvFront = Tensor(const Tensor&, const Tensor&, const std::optional<Tenso
 using ConvTransposeFront = Tensor(const Tensor&, const Tensor&, const std::optional<Tensor>&, IntArrayRef,
                                   IntArrayRef, IntArrayRef, int64_t, IntArrayRef);
 
-// As fastnn.backends.conv.measured() gives it.
-pybind11::dict measurement(const cpu::ConvMeasurement& m) {
-  namespace py = pybind11;
-  const ConvGeometry& p = m.geometry;
-  const auto sizes = [](const int64_t (&v)[3]) { return py::make_tuple(v[0], v[1], v[2]); };
-  py::dict seconds;
-  for (size_t i = 0; i < m.names.size(); ++i)
-    seconds[m.names[i]] = m.seconds.empty() ? py::object(py::none()) : py::object(py::float_(m.seconds[i]));
-  constexpr const char* kDirections[] = {"forward", "backward data", "backward weight"};
-  py::dict d;
-  d["direction"] = kDirections[static_cast<int>(m.direction)];
-  d["dtype"] = p.dtype == DType::kFloat64 ? "float64" : "float32";
-  d["channels_last"] = p.channels_last;
-  d["n"] = p.n, d["c"] = p.c, d["k"] = p.k, d["groups"] = p.g;
-  d["in"] = sizes(p.in), d["kernel"] = sizes(p.kernel), d["out"] = sizes(p.out);
-  d["stride"] = sizes(p.stride), d["padding"] = sizes(p.padding), d["dilation"] = sizes(p.dilation);
-  d["threads"] = m.threads;
-  d["capability"] = m.capability;
-  d["seconds"] = seconds;
-  d["default"] = m.names.front();
-  d["fastest"] = m.names[m.fastest];
-  return d;
-}
-
 FASTNN_BIND(conv, m) {
   namespace py = pybind11;
   const auto bind = [&m](const std::string& nd, ConvFront* conv, ConvTransposeFront* conv_transpose) {
@@ -487,16 +461,6 @@ FASTNN_BIND(conv, m) {
   bind("1", conv1d, conv_transpose1d);
   bind("2", conv2d, conv_transpose2d);
   bind("3", conv3d, conv_transpose3d);
-  m.def("conv_winograd", &cpu::winograd_enabled);
-  m.def("set_conv_winograd", &cpu::set_winograd_enabled, py::arg("on"));
-  m.def("conv_benchmark", &cpu::conv_benchmark_enabled);
-  m.def("set_conv_benchmark", &cpu::set_conv_benchmark_enabled, py::arg("on"));
-  m.def("conv_measurements", [] {
-    py::list all;
-    for (const cpu::ConvMeasurement& m : cpu::conv_measurements()) all.append(measurement(m));
-    return all;
-  });
-  m.def("forget_conv_measurements", &cpu::forget_conv_measurements);
 }
 
 }  // namespace
