@@ -174,7 +174,8 @@ std::vector<const ConvAlgorithm<P>*> candidates(const ConvAlgorithms<P>& algorit
 
 template <class P>
 const char* run(ConvDirection direction, const ConvAlgorithms<P>& algorithms, const P& p) {
-  if (!conv_benchmark_enabled()) return run_first(algorithms, p);
+  // Within a parallel loop of another algorithm threads would wait for each other's measurements.
+  if (!conv_benchmark_enabled() || omp_in_parallel()) return run_first(algorithms, p);
   const auto found = candidates(algorithms, p);
   std::vector<const char*> names;
   for (const auto* algorithm : found) names.push_back(algorithm->name);

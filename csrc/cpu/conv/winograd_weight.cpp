@@ -11,10 +11,9 @@
 // depend on shapes alone and the order of sums is kept, so the bits do not depend on the number of threads.
 #include <algorithm>
 #include <atomic>
-#include <thread>
-#include <vector>
 
 #include "cpu/conv/algorithms.h"
+#include "cpu/conv/split_queue.h"
 #include "cpu/conv/winograd_tiles.h"
 #include "cpu/kernels/gemm.h"
 #include "cpu/scratch.h"
@@ -42,10 +41,10 @@ struct Parts {
 };
 
 struct Plan {
-  Parts c, k;                     // of a group; a part of each is a square
-  int64_t v_tap, v_tile, w_tile;  // channels of x at one tap along the depth, at all of them; of dy
-  int64_t position;               // stride of M
-  int64_t block, splits, items;   // tiles in a block; runs of tiles; squares times splits
+  Parts c, k;                      // of a group; a part of each is a square
+  int64_t v_tap, v_tile, w_tile;   // channels of x at one tap along the depth, at all of them; of dy
+  int64_t position;                // stride of M
+  int64_t block, splits, squares;  // tiles in a block; runs of tiles; squares
 
   Plan(const ConvBackwardWeightParams& p, const WinogradTiles& tiles)
       : c(p.c / p.g, kSquare / p.kernel[0]), k(p.k / p.g, p.k / p.g <= kSquare ? kSquare : kSquare * 3 / 4) {
@@ -55,18 +54,17 @@ struct Plan {
     position = w_tile * v_tile + kWinogradSkew;
     const int64_t fit = kBlockBytes / (kWinogradPositions * 4 * (v_tile + w_tile));
     block = std::min(tiles.total, std::max(kChain, fit / kChain * kChain));
-    const int64_t squares = p.g * c.count * k.count;
+    squares = p.g * c.count * k.count;
     splits = 1;
     while (2 * splits * squares <= kItems && 2 * splits * kMinSplit <= tiles.total) splits *= 2;
-    items = squares * splits;
   }
 };
 
 // Part `part` of the rows of one square over one split.
 struct Item {
-  int64_t group, square, split, c, c_count, k, k_count;
-  Item(const Plan& plan, int64_t i, int64_t part, int64_t parts)
-      : square(i / plan.splits), split(i % plan.splits) {
+  int64_t group, split, c, c_count, k, k_count;
+  Item(const Plan& plan, const SplitQueue::Item& item, int64_t parts) : split(item.split) {
+    const int64_t square = item.sum, part = item.part;
     const int64_t c_part = square % plan.c.count, k_part = square / plan.c.count % plan.k.count;
     group = square / plan.c.count / plan.k.count;
     c = plan.c.begin(c_part);
@@ -195,24 +193,20 @@ void conv_winograd(const ConvBackwardWeightParams& p) {
   const WinogradTiles tiles = geometry.tiles();
   const Plan plan(p, tiles);
   const int64_t parts =
-      std::clamp<int64_t>(ceil_div(thread_limit(), plan.items), 1, ceil_div(plan.w_tile, 16));
+      std::clamp<int64_t>(ceil_div(thread_limit(), plan.squares * plan.splits), 1, ceil_div(plan.w_tile, 16));
   const int64_t work =
       tiles.total / plan.splits * kWinogradPositions * plan.v_tile * plan.w_tile / parts / 16;
-  // How many splits of a part of a square are in dw.
-  std::vector<std::atomic<int64_t>> added(plan.items / plan.splits * parts);
-  std::atomic<int64_t> next{0};
+  SplitQueue queue(plan.squares, plan.splits, parts);
   std::atomic<bool> finite{true};
 
-  // Items are taken in order, so whoever waits for the split before its own waits for a running thread.
-  parallel_for(plan.items * parts, ceil_div(kGrain, work + 1), [&](int64_t, int64_t) {
+  parallel_for(queue.size(), ceil_div(kGrain, work + 1), [&](int64_t, int64_t) {
     const Adder adder(p, geometry, tiles, plan);
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < plan.items * parts;) {
-      const Item item(plan, i / parts, i % parts, parts);
-      std::atomic<int64_t>& turn = added[item.square * parts + i % parts];
+    for (SplitQueue::Item i; queue.next(i);) {
+      const Item item(plan, i, parts);
       adder.sum(item);
-      while (turn.load(std::memory_order_acquire) != item.split) std::this_thread::yield();
+      queue.wait(i);
       if (!adder.finish(item)) finite.store(false, std::memory_order_relaxed);
-      turn.store(item.split + 1, std::memory_order_release);
+      queue.done(i);
     }
   });
   if (!finite.load()) p.channels_last ? conv_last_dense(p) : conv_outer(p);
