@@ -61,13 +61,14 @@ sanitize: env ## the C++ tests under the address and undefined-behaviour sanitiz
 	@cmake --build --preset sanitize -j $(MAX_JOBS)
 	@ctest --preset sanitize -j $(MAX_JOBS)
 
-lint: build ## formatters, linters, types, layout, symbols
+lint: build ## formatters, linters, types, layout, symbols, the inner loop of the matrix product
 	ruff check .
 	ruff format --check .
 	clang-format --dry-run -Werror $(cxx_files)
 	mypy
 	$(python) scripts/check_layout.py
 	$(python) scripts/check_symbols.py
+	$(python) scripts/gemm_instructions.py --check
 
 format: env ## rewrites the sources as `make lint` wants them
 	ruff check --fix --quiet .

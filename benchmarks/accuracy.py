@@ -1,6 +1,8 @@
 """Largest error of every activation in units of the last place, beside torch's: `python benchmarks/accuracy.py`.
 
-Writes docs/accuracy.md. float32 inputs of all exponents, subnormal ones too, and both signs; the incoming gradient is 1.
+Writes docs/accuracy.md, with the convolutions of accuracy_conv.py.
+
+float32 inputs of all exponents, subnormal ones too, and both signs; the incoming gradient is 1.
 The reference is written below in float64, in forms that lose no digits (torch's float64 ops do: tanhshrink of 1e-9 is 0
 there). A unit is the spacing of float32 at the reference's value. An infinity where the reference is a float32, or a NaN,
 counts as an infinite error.
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accuracy_conv import section
 
 from fastnn.bench.results import machine
 from fastnn.testing.cases import library
@@ -253,7 +256,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     rows = list(measure(points()))
-    text = page(rows)
+    text = page(rows) + "\n".join(section()) + "\n"
     print(text)
     for row in rows:
         (ours, at), (theirs, _) = row["forward", "fastnn"], row["forward", "torch"]

@@ -1,5 +1,6 @@
 """Convolutions and transposed convolutions: every argument, layout and dtype, special values, derivatives."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -33,6 +34,7 @@ class TestConv(Family):
         case("Conv3d", (1, 24, 6, 18, 20), 24, 33, (2, 3, 3), dilation=(3, 2, 1), algorithm="winograd"),
         case("ConvTranspose3d", (1, 24, 4, 16, 13), 24, 40, 3, padding=(0, 1, 2), algorithm="winograd"),
         case("Conv2d", (1, 130, 6, 6), 130, 33, 3, padding=1),
+        case("Conv2d", (2, 35, 6, 7), 35, 40, 5, padding=4),
         case("Conv1d", (1, 40, 133), 40, 30, 9, padding=4),
         case("Conv3d", (2, 4, 6, 7, 8), 4, 6, (2, 3, 1), stride=(1, 2, 3), padding=(1, 0, 2), groups=2),
         case("ConvTranspose2d", (2, 6, 5, 4), 6, 9, 3, groups=3, dilation=2, padding=1),
@@ -232,3 +234,105 @@ def test_winograd_is_direct_where_numbers_end(value, switch, capability):
     ours = F.conv2d(x, w, padding=1)
     switch.winograd = False
     assert torch.equal(ours.nan_to_num(7), F.conv2d(x, w, padding=1).nan_to_num(7))
+
+
+BENCHMARK_CASES = [
+    case("Conv2d", (2, 40, 26, 29), 40, 36, 3, padding=1),
+    case("Conv2d", (2, 3, 20, 23), 3, 8, 5, stride=2),
+    case("Conv2d", (2, 16, 15, 14), 16, 16, 3, padding=1, groups=2),
+    case("Conv2d", (3, 8, 4, 3), 8, 9, (4, 3)),
+    case("ConvTranspose2d", (2, 12, 9, 8), 12, 10, 4, stride=2, padding=1),
+    case("Conv1d", (2, 5, 33), 5, 7, 3),
+]
+
+
+@pytest.fixture
+def benchmark(switch):
+    """The switches, with nothing measured yet and nothing left behind."""
+    switch.forget()
+    switch.benchmark = True
+    yield switch
+    switch.benchmark = False
+    switch.forget()
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_benchmark(case, layout, benchmark, capability):
+    """Each direction is measured once; what is fastest gives the results, and never by the plain loops."""
+    theirs, ours, (x,) = case.build("torch"), case.build("fastnn"), case.inputs()
+    ours.load_state_dict(theirs.state_dict())
+    if layout == "channels_last":
+        if x.dim() != 4:
+            pytest.skip("no such layout of this dimension")
+        x = x.contiguous(memory_format=torch.channels_last)
+
+    def step(layer):
+        a = x.detach().requires_grad_()
+        y = layer(a)
+        return [y, *torch.autograd.grad(y, [a, layer.weight], y.detach().sin())]
+
+    expected = step(theirs)
+    for _ in range(3):
+        for a, b in zip(step(ours), expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    rows = benchmark.measured()
+    outer = [row for row in rows if row["channels_last"] == (layout == "channels_last")]
+    assert sorted(row["direction"] for row in outer) == ["backward data", "backward weight", "forward"]
+    for row in rows:
+        assert "reference" not in row["seconds"] and row["capability"] == capability
+        if len(row["seconds"]) > 1:
+            assert row["seconds"][row["fastest"]] == min(row["seconds"].values()) > 0
+
+
+test_benchmark.cases = BENCHMARK_CASES
+
+
+def test_benchmark_default_is_first(benchmark):
+    """The default among the candidates is what runs without the switch."""
+    for one in BENCHMARK_CASES:
+        layer, (x,) = one.build("fastnn"), one.inputs()
+        benchmark.forget()
+        benchmark.benchmark = False
+        usual = algorithm_of(layer, x)
+        benchmark.benchmark = True
+        layer(x)
+        assert benchmark.measured()[0]["default"] in usual
+
+
+def test_benchmark_obeys_the_other_switch(benchmark):
+    layer, x = fastnn.Conv2d(40, 36, 3, padding=1), torch.randn(2, 40, 26, 29)
+    for on in (True, False):
+        benchmark.winograd = on
+        layer(x)
+    with_it, without = sorted((row["seconds"] for row in benchmark.measured()), key=len, reverse=True)
+    assert "winograd" in with_it and "winograd" not in without
+
+
+def test_benchmark_measures_anew_for_another_kind(benchmark):
+    layer = fastnn.Conv2d(6, 6, 3)
+    x = torch.randn(2, 6, 12, 12)
+    for kind in (x, x, x[:1], x.double(), x.contiguous(memory_format=torch.channels_last)):
+        fastnn.functional.conv2d(kind, layer.weight.to(kind.dtype))
+    sizes = [(row["n"], row["dtype"], row["channels_last"]) for row in benchmark.measured()]
+    assert {(2, "float32", False), (1, "float32", False), (2, "float64", False), (2, "float32", True)} <= set(
+        sizes
+    )
+
+
+def test_benchmark_in_several_threads(benchmark):
+    """All get what was measured first, so the same bits."""
+    layer, x = fastnn.Conv2d(24, 24, 3, padding=1), torch.randn(4, 24, 20, 20)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool, torch.no_grad():
+        results = list(pool.map(layer, [x] * 12))
+    assert all(torch.equal(y, results[0]) for y in results)
+    assert len({row["threads"] for row in benchmark.measured()}) == len(benchmark.measured())
+
+
+@pytest.mark.parametrize(("value", "expected"), [("", "False"), ("0", "False"), ("1", "True")])
+def test_benchmark_environment(value, expected):
+    code = "import fastnn; print(fastnn.backends.conv.benchmark)"
+    environment = {**os.environ, "FASTNN_CONV_BENCHMARK": value}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == expected

@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <vector>
 
 #include "cpu/conv/algorithms.h"
+#include "cpu/conv/benchmark.h"
 #include "cpu/conv/patch.h"
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/conv_last.h"
@@ -44,30 +46,49 @@ bool fits_patch(const ConvGeometry& p) {
   return reach < INT32_MAX;
 }
 
-// Registers along output rows pay where registers of output channels would be mostly empty, or where
-// transposing dy costs as much as the few products made of it.
+int64_t lanes_of(const ConvGeometry& p) {
+  return p.dtype == DType::kFloat64 ? conv_kernels().f64.lanes : conv_kernels().f32.lanes;
+}
+
+// Registers along output rows pay where registers of output channels would be emptier still, or where
+// transposing dy costs as much as the few products made of it: measured, as many as a register has lanes.
 bool few_products(const ConvGeometry& p) {
-  const int lanes = p.dtype == DType::kFloat64 ? conv_kernels().f64.lanes : conv_kernels().f32.lanes;
+  const int64_t lanes = lanes_of(p), kg = p.k / p.g, row = p.out[2];
   const int64_t steps = p.c / p.g * p.kernel[0] * p.kernel[1] * p.kernel[2];
-  return p.k / p.g <= lanes / 2 || (steps <= 64 && p.out[2] >= lanes);
+  return 2 * kg <= std::min(lanes, row) ||
+         (row >= lanes && steps * kg <= lanes * ceil_div(kg, lanes) * lanes);
 }
 
 template <class P>
-constexpr ConvAlgorithm<P> kProduct = {"matrix product", [](const P& p) { return whole_input(p); },
+bool always(const P&) {
+  return true;
+}
+template <class P>
+bool fits(const P& p) {
+  return fits_patch(p);
+}
+template <class P>
+bool winograd_does_pay(const P& p) {
+  return winograd_pays(p);
+}
+
+template <class P>
+constexpr ConvAlgorithm<P> kProduct = {"matrix product", [](const P& p) { return whole_input(p); }, always,
                                        conv_product};
 template <class P>
 constexpr ConvAlgorithm<P> kDepthwise = {
-    "depthwise", [](const P& p) { return depthwise(p) && fits_patch(p); }, conv_shift};
+    "depthwise", [](const P& p) { return depthwise(p) && fits_patch(p); }, always, conv_shift};
 template <class P>
 constexpr ConvAlgorithm<P> kPointwise = {
-    "pointwise", [](const P& p) { return pointwise(p) && fits_patch(p); }, conv_shift};
+    "pointwise", [](const P& p) { return pointwise(p) && fits_patch(p); }, always, conv_shift};
 template <class P>
-constexpr ConvAlgorithm<P> kWinograd = {
-    "winograd", [](const P& p) { return winograd_pays(p) && fits_patch(p); }, conv_winograd};
+constexpr ConvAlgorithm<P> kWinograd = {"winograd",
+                                        [](const P& p) { return winograd_applicable(p) && fits_patch(p); },
+                                        winograd_does_pay, conv_winograd};
 template <class P>
-constexpr ConvAlgorithm<P> kShift = {"shifted patch", [](const P& p) { return fits_patch(p); }, conv_shift};
+constexpr ConvAlgorithm<P> kShift = {"shifted patch", fits, always, conv_shift};
 template <class P>
-constexpr ConvAlgorithm<P> kReference = {"reference", [](const P&) { return true; }, conv_reference};
+constexpr ConvAlgorithm<P> kReference = {"reference", always, always, conv_reference};
 
 using Forward = ConvForwardParams;
 constexpr ConvAlgorithm<Forward> kForward[] = {kProduct<Forward>,  kDepthwise<Forward>, kPointwise<Forward>,
@@ -82,66 +103,85 @@ using BackwardWeight = ConvBackwardWeightParams;
 constexpr ConvAlgorithm<BackwardWeight> kBackwardWeight[] = {
     kProduct<BackwardWeight>,
     kWinograd<BackwardWeight>,
-    {"dot products", [](const BackwardWeight& p) { return fits_patch(p) && few_products(p); }, conv_dot},
-    {"outer products", [](const BackwardWeight& p) { return fits_patch(p); }, conv_outer},
+    {"dot products", fits, [](const BackwardWeight& p) { return few_products(p); }, conv_dot},
+    {"outer products", fits, always, conv_outer},
     kReference<BackwardWeight>,
 };
 
-// With channels last registers hold channels: at least half of their lanes.
+// With channels last registers hold channels, which pays from two thirds of their lanes on; planes of short
+// rows fill them no better than half.
 bool fills_registers(const ConvGeometry& p, int64_t channels) {
-  const int lanes =
-      p.dtype == DType::kFloat64 ? conv_last_kernels().f64.lanes : conv_last_kernels().f32.lanes;
-  return 2 * channels / p.g >= lanes;
+  const int64_t lanes = lanes_of(p), used = channels / p.g;
+  return 3 * used >= 2 * lanes || (2 * used >= lanes && p.out[2] < lanes);
+}
+bool fills_registers(const Forward& p) {
+  return fills_registers(p, p.k);
+}
+bool fills_registers(const BackwardData& p) {
+  return fills_registers(p, p.c);
+}
+bool fills_registers(const BackwardWeight& p) {
+  return fills_registers(p, std::max(p.c, p.k));
 }
 
 template <class P>
 constexpr ConvAlgorithm<P> kLastProduct = {
-    "matrix product", [](const P& p) { return p.g == 1 && whole_input(p); }, conv_product};
+    "matrix product", [](const P& p) { return p.g == 1 && whole_input(p); }, always, conv_product};
 template <class P>
-constexpr ConvAlgorithm<P> kLastDepthwise = {
-    "depthwise, channels last", [](const P& p) { return depthwise(p) && p.k == p.c; }, conv_last_depthwise};
+constexpr ConvAlgorithm<P> kLastDepthwise = {"depthwise, channels last",
+                                             [](const P& p) { return depthwise(p) && p.k == p.c; }, always,
+                                             conv_last_depthwise};
 template <class P>
-constexpr ConvAlgorithm<P> kLastWinograd = {"winograd", [](const P& p) { return winograd_pays(p); },
-                                            conv_winograd};
+constexpr ConvAlgorithm<P> kLastWinograd = {"winograd", [](const P& p) { return winograd_applicable(p); },
+                                            winograd_does_pay, conv_winograd};
 template <class P>
-constexpr ConvAlgorithm<P> kLastPlanes = {"copied to planes", [](const P&) { return true; },
-                                          conv_last_planes};
+constexpr ConvAlgorithm<P> kLastDense = {"channels last", always,
+                                         [](const P& p) { return fills_registers(p); }, conv_last_dense};
+template <class P>
+constexpr ConvAlgorithm<P> kLastPlanes = {"copied to planes", always, always, conv_last_planes};
 
-constexpr ConvAlgorithm<Forward> kLastForward[] = {
-    kLastProduct<Forward>,
-    kLastDepthwise<Forward>,
-    kLastWinograd<Forward>,
-    {"channels last", [](const Forward& p) { return fills_registers(p, p.k); }, conv_last_dense},
-    kLastPlanes<Forward>,
-    kReference<Forward>,
-};
-constexpr ConvAlgorithm<BackwardData> kLastBackwardData[] = {
-    kLastProduct<BackwardData>,
-    kLastDepthwise<BackwardData>,
-    kLastWinograd<BackwardData>,
-    {"channels last", [](const BackwardData& p) { return fills_registers(p, p.c); }, conv_last_dense},
-    kLastPlanes<BackwardData>,
-    kReference<BackwardData>,
-};
-constexpr ConvAlgorithm<BackwardWeight> kLastBackwardWeight[] = {
-    kLastProduct<BackwardWeight>,
-    kLastDepthwise<BackwardWeight>,
-    kLastWinograd<BackwardWeight>,
-    {"channels last", [](const BackwardWeight& p) { return fills_registers(p, p.c > p.k ? p.c : p.k); },
-     conv_last_dense},
-    kLastPlanes<BackwardWeight>,
-    kReference<BackwardWeight>,
-};
+template <class P>
+constexpr ConvAlgorithm<P> kLast[] = {kLastProduct<P>, kLastDepthwise<P>, kLastWinograd<P>,
+                                      kLastDense<P>,   kLastPlanes<P>,    kReference<P>};
 
 template <class P>
 const char* run_first(const ConvAlgorithms<P>& algorithms, const P& p) {
   for (const ConvAlgorithm<P>& algorithm : algorithms) {
-    if (algorithm.applicable(p)) {
+    if (algorithm.applicable(p) && algorithm.pays(p)) {
       algorithm.run(p);
       return algorithm.name;
     }
   }
   return "";
+}
+
+// The default first, then the others that give a right result; the plain loops only if nothing else does.
+template <class P>
+std::vector<const ConvAlgorithm<P>*> candidates(const ConvAlgorithms<P>& algorithms, const P& p) {
+  std::vector<const ConvAlgorithm<P>*> found;
+  for (const bool pays : {true, false}) {
+    for (const ConvAlgorithm<P>& algorithm : algorithms) {
+      if (!algorithm.applicable(p) || algorithm.pays(p) != pays) continue;
+      if (algorithm.run == static_cast<void (*)(const P&)>(conv_reference) && !found.empty()) continue;
+      const bool known = std::any_of(found.begin(), found.end(), [&](const auto* other) {
+        return other->run == algorithm.run;  // under another name
+      });
+      if (!known) found.push_back(&algorithm);
+    }
+  }
+  return found;
+}
+
+template <class P>
+const char* run(ConvDirection direction, const ConvAlgorithms<P>& algorithms, const P& p) {
+  // Within a parallel loop of another algorithm threads would wait for each other's measurements.
+  if (!conv_benchmark_enabled() || omp_in_parallel()) return run_first(algorithms, p);
+  const auto found = candidates(algorithms, p);
+  std::vector<const char*> names;
+  for (const auto* algorithm : found) names.push_back(algorithm->name);
+  const auto* fastest = found[fastest_conv(direction, p, names, [&](size_t i) { found[i]->run(p); })];
+  fastest->run(p);
+  return fastest->name;
 }
 
 // Pixels in a chain of additions, and chains whose sums are added up in double.
@@ -197,23 +237,23 @@ ConvAlgorithms<P> choose(const ConvAlgorithm<P> (&planes)[N], const ConvAlgorith
 }  // namespace
 
 ConvAlgorithms<ConvForwardParams> conv_forward_algorithms(bool channels_last) {
-  return choose(kForward, kLastForward, channels_last);
+  return choose(kForward, kLast<Forward>, channels_last);
 }
 ConvAlgorithms<ConvBackwardDataParams> conv_backward_data_algorithms(bool channels_last) {
-  return choose(kBackwardData, kLastBackwardData, channels_last);
+  return choose(kBackwardData, kLast<BackwardData>, channels_last);
 }
 ConvAlgorithms<ConvBackwardWeightParams> conv_backward_weight_algorithms(bool channels_last) {
-  return choose(kBackwardWeight, kLastBackwardWeight, channels_last);
+  return choose(kBackwardWeight, kLast<BackwardWeight>, channels_last);
 }
 
 const char* conv_forward(const ConvForwardParams& p) {
-  return run_first(conv_forward_algorithms(p.channels_last), p);
+  return run(ConvDirection::kForward, conv_forward_algorithms(p.channels_last), p);
 }
 const char* conv_backward_data(const ConvBackwardDataParams& p) {
-  return run_first(conv_backward_data_algorithms(p.channels_last), p);
+  return run(ConvDirection::kBackwardData, conv_backward_data_algorithms(p.channels_last), p);
 }
 const char* conv_backward_weight(const ConvBackwardWeightParams& p) {
-  return run_first(conv_backward_weight_algorithms(p.channels_last), p);
+  return run(ConvDirection::kBackwardWeight, conv_backward_weight_algorithms(p.channels_last), p);
 }
 
 void conv_backward_bias(const ConvBackwardBiasParams& p) {

@@ -32,8 +32,8 @@ const GemmTypeKernels<T>& kernels_of() {
 constexpr int64_t kThreadWork = 1 << 17;
 // Bytes of a packed block of B: half of an L2 of 2 MiB; 600 KB costs 3% there.
 constexpr int64_t kBlockBytes = 1 << 20;
-// Up to so many rows (columns) the dot products beat the tiles, which would pack B for a few rows.
-constexpr int64_t kDotRows = 16, kDotColumns = 4;
+// Up to so many columns of C dot products beat the tiles.
+constexpr int64_t kDotColumns = 4;
 // A that is stored by columns is packed this many panels at a time: 3.5 KB of each column, a page.
 constexpr int64_t kColumnPanels = 64;
 
@@ -50,11 +50,19 @@ struct Plan {
   int64_t k_blocks = 1;
 };
 
+// Up to so many rows dot products beat the tiles, which would pack B for a few rows: fewer where each sum
+// over lanes is over a short product already. Measured for 64 to 2048 steps.
+int64_t dot_rows(const GemmTile& tile, int64_t k) {
+  const int64_t most = tile.mr >= 14 ? 32 : 24;
+  return std::min(most, 8 + k / 20);
+}
+
 template <class T>
 Plan make_plan(const GemmParams<T>& g, const GemmTile& tile) {
   Plan plan;
   plan.k_blocks = k_blocks<T>(g.k);
-  plan.dot = !g.packed_a && g.a_col == 1 && g.b_row == 1 && (g.m <= kDotRows || g.n <= kDotColumns);
+  plan.dot =
+      !g.packed_a && g.a_col == 1 && g.b_row == 1 && (g.m <= dot_rows(tile, g.k) || g.n <= kDotColumns);
   plan.pack_b = g.b_col != 1 || g.m > 10 * tile.mr;  // in place, B costs a page per step
   plan.pack_a = !g.packed_a && g.a_col != 1 && g.n > 4 * tile.nr;
   return plan;
@@ -125,7 +133,9 @@ void threaded(const GemmParams<T>& g) {
   const Plan plan = make_plan(g, tile);
   const int64_t threads =
       std::max<int64_t>(1, std::min<int64_t>(thread_limit(), g.m * g.n * g.k / kThreadWork));
-  // The grid of threads: the one whose largest part takes the fewest tiles, then the squarest.
+  // The grid of threads: the one whose largest part takes the least time. What a part reads counts as so many
+  // multiply-adds an element: B comes from a far cache, and is packed or streamed past few rows.
+  const int64_t b_cost = plan.dot || plan.pack_b ? 16 : 8, a_cost = 4;
   const int64_t unit = plan.dot ? tile.vec : tile.nr;
   const int64_t col_panels = ceil_div(g.n, unit);
   int64_t grid_m = 1, grid_n = 1, best = INT64_MAX;
@@ -133,7 +143,7 @@ void threaded(const GemmParams<T>& g) {
     if (tm > 1 && g.packed_a) break;
     const int64_t tn = threads / tm;
     const int64_t part_m = std::max<int64_t>(ceil_div(g.m, tm), 4), part_n = ceil_div(col_panels, tn) * unit;
-    const int64_t cost = part_m * part_n * 16 + part_m + part_n;
+    const int64_t cost = part_m * part_n + a_cost * part_m + b_cost * part_n;
     if (cost < best) {
       best = cost;
       grid_m = tm;

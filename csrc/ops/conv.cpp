@@ -1,7 +1,6 @@
 // Convolution and transposed convolution in one to three dimensions: front ops, private ops, autograd.
 #include "ops/conv.h"
 
-#include "cpu/conv/algorithms.h"
 #include "ops/front.h"
 #include "ops/node.h"
 
@@ -324,8 +323,6 @@ FASTNN_BIND(conv, m) {
   bind("1", conv1d, conv_transpose1d);
   bind("2", conv2d, conv_transpose2d);
   bind("3", conv3d, conv_transpose3d);
-  m.def("conv_winograd", &cpu::winograd_enabled);
-  m.def("set_conv_winograd", &cpu::set_winograd_enabled, py::arg("on"));
 }
 
 }  // namespace

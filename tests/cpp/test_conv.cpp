@@ -146,7 +146,7 @@ void check_all(Place place) {
 // Winograd where it is not chosen for its speed, too.
 template <class P>
 constexpr cpu::ConvAlgorithm<P> kWinograd[] = {
-    {"winograd", [](const P&) { return true; }, cpu::conv_winograd}};
+    {"winograd", [](const P&) { return true; }, [](const P&) { return true; }, cpu::conv_winograd}};
 template <class P>
 cpu::ConvAlgorithms<P> winograd() {
   return {kWinograd<P>, 1};
@@ -236,6 +236,22 @@ TEST(conv_winograd_bits_do_not_depend_on_threads) {
     for (const bool last : {false, true}) {
       check_threads(s, winograd<ConvForwardParams>(), &Sizes::x, &Sizes::w, &Sizes::y, last);
       check_threads(s, winograd<ConvBackwardDataParams>(), &Sizes::y, &Sizes::w, &Sizes::x, last);
+      check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, last);
+    }
+  }
+}
+
+// Several squares of channels; runs of tiles whose sums meet in dw.
+const Shape kWinogradWeightShapes[] = {
+    {1, 140, 150, 1, {1, 64, 66}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
+    {2, 40, 36, 2, {1, 66, 70}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
+};
+
+TEST(conv_winograd_weight_squares_and_splits) {
+  for (const Shape& s : kWinogradWeightShapes) {
+    for (const bool last : {false, true}) {
+      check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
+                   s.n * product(s.in), Place::kEnd, false, last);
       check_threads(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, last);
     }
   }

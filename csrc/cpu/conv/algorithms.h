@@ -1,6 +1,6 @@
 // Where the algorithm of a convolution is chosen: one ordered list per direction. The first entry that is
-// applicable runs; the last one, a plain loop, always is. A new algorithm is one more line in
-// csrc/cpu/conv.cpp.
+// applicable and pays runs; the last one, a plain loop, always does. A new algorithm is one more line in
+// csrc/cpu/conv.cpp. Those that are applicable are the candidates of csrc/cpu/conv/benchmark.h.
 #pragma once
 #include <cstddef>
 
@@ -11,7 +11,8 @@ namespace fastnn::cpu {
 template <class Params>
 struct ConvAlgorithm {
   const char* name;
-  bool (*applicable)(const Params&);
+  bool (*applicable)(const Params&);  // gives a right result
+  bool (*pays)(const Params&);        // and is the fastest from here on, as far as shapes tell
   void (*run)(const Params&);
 };
 
@@ -40,12 +41,13 @@ void conv_shift(const ConvBackwardDataParams&);
 // csrc/cpu/conv/winograd.cpp: float32, kernels of 3x3, stride and dilation 1
 bool winograd_enabled();  // FASTNN_WINOGRAD=0 turns it off from the start
 void set_winograd_enabled(bool);
-bool winograd_pays(const ConvGeometry&);  // and is enabled
+bool winograd_applicable(const ConvGeometry&);  // enabled, and as exact as must be
+bool winograd_applicable(const ConvBackwardDataParams&);
+bool winograd_applicable(const ConvBackwardWeightParams&);
+bool winograd_pays(const ConvGeometry&);
 void conv_winograd(const ConvForwardParams&);
 void conv_winograd(const ConvBackwardDataParams&);
 // csrc/cpu/conv/winograd_weight.cpp
-bool winograd_pays(const ConvBackwardDataParams&);
-bool winograd_pays(const ConvBackwardWeightParams&);
 void conv_winograd(const ConvBackwardWeightParams&);
 
 // csrc/cpu/conv/product.cpp: only where the kernel covers the whole input

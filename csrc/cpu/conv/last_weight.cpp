@@ -3,14 +3,15 @@
 //
 // Both operands of a pixel are contiguous, so a register tile (ConvProducts) reads them where they lie: rows
 // of one by registers of the other, whichever way round fills the registers better. Images are cut into
-// blocks of output positions whose input fits the cache. A split, a fixed run of blocks, adds into a partial
-// result of its own; partial results are added up in order. Splits depend on shapes alone, so the bits do not
-// depend on the number of threads.
+// blocks of output positions whose input fits the cache. A split, a fixed run of blocks, has a result of its
+// own, which is added to dw in its turn. Splits depend on shapes alone, so the bits do not depend on the
+// number of threads.
 #include <algorithm>
 #include <vector>
 
 #include "cpu/conv/algorithms.h"
 #include "cpu/conv/last.h"
+#include "cpu/conv/split_queue.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
@@ -19,7 +20,7 @@ namespace {
 
 constexpr int64_t kPatchBytes = 256 << 10;  // half of a small second-level cache
 constexpr int64_t kPatchesBytes = 1 << 20;  // of several images, where a pass over a large dw is dear
-constexpr int64_t kPartialBytes = 2 << 20;  // all partial results: adding them up must stay cheap
+constexpr int64_t kPartialBytes = 2 << 20;  // results of all splits: adding them up must stay cheap
 constexpr int64_t kMaxSplits = 32;          // enough to share out
 constexpr int64_t kChain = 64;              // positions that are added up in registers
 
@@ -128,26 +129,32 @@ void clear(T* acc, bool x_lanes, int64_t steps, int64_t kg, int64_t k, int64_t c
   }
 }
 
+// Adds the output channels [k, k + count) of a group to dw, or sets them.
 template <class T>
-void sum_splits(const T* partial, int64_t splits, int64_t size, bool x_lanes, int64_t steps, int64_t kg,
-                T* dw) {
-  constexpr int64_t kTile = 16;  // rows at a time where the result is written along the other dimension
-  const int64_t rows = size / steps;
-  parallel_for(rows, ceil_div(kGrain, steps * splits), [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row) {
+void add(const T* acc, bool x_lanes, int64_t steps, int64_t kg, int64_t k, int64_t count, bool accumulate,
+         T* dw) {
+  constexpr int64_t kTile = 16;  // steps at a time where acc lies along the other dimension
+  for (int64_t begin = 0; begin < steps; begin += x_lanes ? steps : kTile) {
+    const int64_t end = x_lanes ? steps : std::min(steps, begin + kTile);
+    for (int64_t row = k; row < k + count; ++row) {
       T* out = dw + row * steps;
-      for (int64_t begin = 0; begin < steps; begin += kTile) {
-        const int64_t end = std::min(steps, begin + kTile);
-        for (int64_t split = 0; split < splits; ++split) {
-          const T* from = partial + split * size;
-          for (int64_t i = begin; i < end; ++i) {
-            const T value = x_lanes ? from[row * steps + i] : from[(row / kg * steps + i) * kg + row % kg];
-            out[i] = split == 0 ? value : out[i] + value;
-          }
-        }
+      for (int64_t i = begin; i < end; ++i) {
+        const T value = x_lanes ? acc[row * steps + i] : acc[i * kg + row];
+        out[i] = accumulate ? out[i] + value : value;
       }
     }
-  });
+  }
+}
+
+// A share of the registers of output channels, group by group: f(group, k, channels).
+template <class F>
+void for_each_group(const Part& share, int64_t vectors, int64_t lanes, int64_t kg, const F& f) {
+  for (int64_t vector = share.begin; vector < share.begin + share.size;) {
+    const int64_t group = vector / vectors, k = vector % vectors * lanes;
+    const int64_t end = std::min((group + 1) * vectors, share.begin + share.size);
+    f(group, k, std::min(kg, k + (end - vector) * lanes) - k);
+    vector = end;
+  }
 }
 
 template <class T>
@@ -175,13 +182,12 @@ void backward_weight(const ConvBackwardWeightParams& params) {
   const int64_t threads = thread_limit(), vectors = ceil_div(kg, kernels.lanes);
   const int64_t parts = std::clamp<int64_t>(ceil_div(2 * threads, splits), 1, ceil_div(p.g * vectors, 2));
 
-  const Scratch<T> partial(splits * size);
+  SplitQueue queue(1, splits, parts);
   const int64_t work = p.n * product(p.out) / splits * p.k * steps / parts / 16 + 1;
-  parallel_for(splits * parts, ceil_div(kGrain, work), [&](int64_t first, int64_t last) {
-    const Scratch<T> patches(most * patch.elements() + 1);
-    for (int64_t item = first; item < last; ++item) {
-      const Part share(p.g * vectors, item % parts, parts), my_units(units, item / parts, splits);
-      T* sums = partial.data() + item / parts * size;
+  parallel_for(queue.size(), ceil_div(kGrain, work), [&](int64_t, int64_t) {
+    const Scratch<T> patches(most * patch.elements() + 1), sums(size);
+    for (SplitQueue::Item item; queue.next(item);) {
+      const Part share(p.g * vectors, item.part, parts), my_units(units, item.split, splits);
       for (int64_t unit = my_units.begin; unit < my_units.begin + my_units.size; ++unit) {
         const Part images(p.n, unit / blocks.total(), image_sets);
         const Block block = blocks.at(unit % blocks.total());
@@ -196,13 +202,8 @@ void backward_weight(const ConvBackwardWeightParams& params) {
         const int64_t positions = next ? block.size[1] * block.size[2] : 0;
         Ahead<T> ahead(x + positions * p.stride[1] * p.stride[2] * p.c,
                        positions * p.stride[1] * p.stride[2] * p.c, dy + positions * p.k, positions * p.k);
-        for (int64_t vector = share.begin; vector < share.begin + share.size;) {
-          // The part of one group that is in this share.
-          const int64_t group = vector / vectors, k = vector % vectors * kernels.lanes;
-          const int64_t end = std::min((group + 1) * vectors, share.begin + share.size);
-          const int64_t k_count = std::min(kg, k + (end - vector) * kernels.lanes) - k;
-          vector = end;
-          T* acc = sums + group * kg * steps;
+        for_each_group(share, vectors, kernels.lanes, kg, [&](int64_t group, int64_t k, int64_t k_count) {
+          T* acc = sums.data() + group * kg * steps;
           if (unit == my_units.begin) clear(acc, tiling.x_lanes, steps, kg, k, k_count);
           for (int64_t slice = 0; slice < block.size[0]; ++slice) {
             int64_t step = 0;
@@ -228,11 +229,17 @@ void backward_weight(const ConvBackwardWeightParams& params) {
               step += run.length;
             }
           }
-        }
+        });
       }
+      queue.wait(item);
+      for_each_group(share, vectors, kernels.lanes, kg, [&](int64_t group, int64_t k, int64_t k_count) {
+        const int64_t at = group * kg * steps;
+        add(sums.data() + at, tiling.x_lanes, steps, kg, k, k_count, item.split > 0,
+            static_cast<T*>(params.dw) + at);
+      });
+      queue.done(item);
     }
   });
-  sum_splits(partial.data(), splits, size, tiling.x_lanes, steps, kg, static_cast<T*>(params.dw));
 }
 
 }  // namespace

@@ -28,6 +28,8 @@ namespace fastnn::cpu {
 namespace {
 
 constexpr int64_t kTile = kWinogradTile, kPositions = kWinogradPositions;
+constexpr int64_t kTaps = 9;
+constexpr int64_t kWeightBytes = 4 << 20;   // of U, where the weights are less
 constexpr int64_t kInputBytes = 640 << 10;  // V of a block: most of a small second-level cache
 constexpr int64_t kChain = 64;              // channels in one chain of a sum; the chains are added up apart
 constexpr int64_t kMinChannels = 16;        // below, transforms take longer than products save
@@ -88,17 +90,38 @@ struct Panels {
   int64_t channels(int64_t i) const { return std::min(width, out - i * width); }
   int64_t room(int64_t i) const { return ceil_div(channels(i), lanes) * lanes; }
   int64_t total() const { return ceil_div(out, lanes) * lanes; }
+  // Of `n` panels from panel i on, where there are so many.
+  int64_t room(int64_t i, int64_t n) const { return std::min(n * width, total() - i * width); }
 };
 
-void transform_weights(const Pass& p, const Panels& panels, float* u, int64_t u_position) {
+// The panels whose weights are transformed at a time, of one group or of several whole ones.
+struct Round {
+  int64_t group, groups, panel, panels;
+};
+
+// The largest round: U is four times the weights, and each round transforms all tiles anew. It takes no more
+// than half of the weights, half of the images (torch takes copies of both) or kWeightBytes.
+Round largest_round(const Pass& p, const Panels& panels) {
+  const WinogradGeometry& g = p.geometry;
+  const int64_t summed = g.taps * p.in_channels, weights = p.g * p.out_channels * summed * kTaps;
+  const int64_t room =
+      std::max({kWeightBytes / 4, weights / 2, (g.x.elements(g.n) + g.y.elements(g.n)) / 2}) /
+      (kPositions * summed);
+  if (panels.total() <= room) return {0, std::min(p.g, room / panels.total()), 0, panels.count};
+  const int64_t rounds = ceil_div(panels.count, std::max<int64_t>(1, room / panels.width));
+  return {0, 1, 0, ceil_div(panels.count, rounds)};
+}
+
+void transform_weights(const Pass& p, const Panels& panels, const Round& round, float* u, int64_t u_group,
+                       int64_t u_position) {
   constexpr int64_t kPart = 32;  // channels at a time
   const int64_t parts = ceil_div(p.in_channels, kPart), taps = p.geometry.taps;
-  parallel_for(p.g * panels.count * taps * parts, ceil_div(kGrain, kPart * panels.width * 8),
+  parallel_for(round.groups * round.panels * taps * parts, ceil_div(kGrain, kPart * panels.width * 8),
                [&](int64_t first, int64_t last) {
                  for (int64_t item = first; item < last; ++item) {
                    const int64_t c = item % parts * kPart, tap = item / parts % taps,
-                                 panel = item / parts / taps % panels.count,
-                                 group = item / parts / taps / panels.count;
+                                 panel = round.panel + item / parts / taps % round.panels,
+                                 group = round.group + item / parts / taps / round.panels;
                    WinogradWeight weight;
                    weight.w = p.w + group * p.w_group + (p.rotated ? taps - 1 - tap : tap) * p.w_slice +
                               c * p.w_in + panel * panels.width * p.w_out;
@@ -109,7 +132,8 @@ void transform_weights(const Pass& p, const Panels& panels, float* u, int64_t u_
                    weight.out = panels.channels(panel);
                    weight.rotated = p.rotated;
                    weight.width = panels.room(panel);
-                   weight.u = u + (group * panels.total() + panel * panels.width) * taps * p.in_channels +
+                   weight.u = u + (group - round.group) * u_group +
+                              (panel - round.panel) * panels.width * taps * p.in_channels +
                               (tap * p.in_channels + c) * weight.width;
                    weight.u_position = u_position;
                    winograd_kernels().weight(weight);
@@ -125,29 +149,29 @@ int64_t block_tiles(int64_t total, int64_t groups, int64_t tile_bytes, int64_t t
   return std::max(ceil_div(total, ceil_div(blocks, groups)), std::min(total, rows));
 }
 
-// Whether all results were finite.
-bool convolve(const Pass& p) {
+// Whether all results of the round were finite.
+bool convolve(const Pass& p, const Panels& panels, const Round& round, float* u) {
   const auto& kernels = winograd_kernels();
   const WinogradTiles tiles = p.geometry.tiles();
-  const Panels panels(p.out_channels);
   const int64_t threads = thread_limit(), taps = p.geometry.taps, summed = taps * p.in_channels;
-  const int64_t u_group = panels.total() * summed, u_position = p.g * u_group + kWinogradSkew;
-  const Scratch<float> u(kPositions * u_position);
-  transform_weights(p, panels, u.data(), u_position);
+  const int64_t channels = panels.room(round.panel, round.panels), u_group = channels * summed;
+  const int64_t u_position = round.groups * u_group + kWinogradSkew;
+  transform_weights(p, panels, round, u, u_group, u_position);
 
   const int64_t v_tap = ceil_div(p.in_channels, kernels.lanes) * kernels.lanes, v_tile = taps * v_tap;
-  const int64_t size = block_tiles(tiles.total, p.g, kPositions * v_tile * 4, threads);
+  const int64_t size = block_tiles(tiles.total, round.groups, kPositions * v_tile * 4, threads);
   const int64_t v_position = size * v_tile + kWinogradSkew, m_position = size * panels.width + kWinogradSkew;
   const int64_t blocks = ceil_div(tiles.total, size);
   // Few blocks: panels are shared out too, each part with a V of its own.
-  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, p.g * blocks), 1, panels.count);
-  const int64_t work = size * kPositions * summed * p.out_channels / parts / 16;
+  const int64_t parts = std::clamp<int64_t>(ceil_div(threads, round.groups * blocks), 1, round.panels);
+  const int64_t work = size * kPositions * summed * channels / parts / 16;
   std::atomic<bool> finite{true};
 
-  parallel_for(p.g * blocks * parts, ceil_div(kGrain, work + 1), [&](int64_t first, int64_t last) {
+  parallel_for(round.groups * blocks * parts, ceil_div(kGrain, work + 1), [&](int64_t first, int64_t last) {
     const Scratch<float> v(kPositions * v_position), m(kPositions * m_position);
     for (int64_t item = first; item < last; ++item) {
-      const int64_t part = item % parts, block = item / parts % blocks, group = item / parts / blocks;
+      const int64_t part = item % parts, block = item / parts % blocks;
+      const int64_t u_index = item / parts / blocks, group = round.group + u_index;
       const int64_t begin = block * size, end = std::min(begin + size, tiles.total);
       tiles.for_each_run(begin, end, [&](int64_t image, int64_t row, int64_t col, int64_t count, int64_t at) {
         for (int64_t tap = 0; tap < taps; ++tap) {
@@ -159,14 +183,15 @@ bool convolve(const Pass& p) {
           kernels.input(input);
         }
       });
-      for (int64_t panel = panels.count * part / parts; panel < panels.count * (part + 1) / parts; ++panel) {
-        const int64_t k = panel * panels.width, width = panels.room(panel);
+      for (int64_t i = round.panels * part / parts; i < round.panels * (part + 1) / parts; ++i) {
+        const int64_t panel = round.panel + i, k = panel * panels.width, width = panels.room(panel);
         WinogradProduct product;
         product.v_tile = v_tile;
         product.tiles = end - begin;
         product.width = width;
         for (int64_t position = 0; position < kPositions; ++position) {
-          const float* const panel_u = u.data() + position * u_position + group * u_group + k * summed;
+          const float* const panel_u =
+              u + position * u_position + u_index * u_group + i * panels.width * summed;
           product.m = m.data() + position * m_position;
           product.u = panel_u;
           for (int64_t tap = 0; tap < taps; ++tap) {
@@ -205,6 +230,28 @@ bool convolve(const Pass& p) {
   return finite.load();
 }
 
+// Whether all results were finite.
+bool convolve(const Pass& p) {
+  const Panels panels(p.out_channels);
+  const Round largest = largest_round(p, panels);
+  const Scratch<float> u(
+      kPositions *
+      (largest.groups * largest.panels * panels.width * p.geometry.taps * p.in_channels + kWinogradSkew));
+  for (int64_t group = 0; group < p.g; group += largest.groups) {
+    for (int64_t panel = 0; panel < panels.count; panel += largest.panels) {
+      const Round round{group, std::min(largest.groups, p.g - group), panel,
+                        std::min(largest.panels, panels.count - panel)};
+      if (!convolve(p, panels, round, u.data())) return false;
+    }
+  }
+  return true;
+}
+
+// Of the output or of the input, whichever are more.
+int64_t most_tiles(const ConvGeometry& p) {
+  return std::max(WinogradGeometry(p).tiles().total, WinogradGeometry(p, true).tiles().total);
+}
+
 bool three_by_three(const ConvGeometry& p) {
   return p.dtype == DType::kFloat32 && p.kernel[1] == 3 && p.kernel[2] == 3 && p.stride[0] == 1 &&
          p.stride[1] == 1 && p.stride[2] == 1;
@@ -219,19 +266,21 @@ void set_winograd_enabled(bool on) {
   enabled.store(on, std::memory_order_relaxed);
 }
 
-bool winograd_pays(const ConvGeometry& p) {
-  if (!winograd_enabled() || !three_by_three(p)) return false;
-  const int64_t cg = p.c / p.g, kg = p.k / p.g;
-  const int64_t outputs = p.n * p.out[0] * p.out[1] * p.out[2];
-  const int64_t tiles = std::max(WinogradGeometry(p).tiles().total, WinogradGeometry(p, true).tiles().total);
-  const bool dilated = p.dilation[1] > 1 || p.dilation[2] > 1;
-  return std::min(cg, kg) >= kMinChannels && tiles >= kMinTiles &&
-         p.kernel[0] * cg * kg <= kMaxWeights * tiles && (!dilated || outputs >= kMinFilled * tiles);
+bool winograd_applicable(const ConvGeometry& p) {
+  return winograd_enabled() && three_by_three(p) && std::min(p.c, p.k) / p.g >= kMinChannels &&
+         most_tiles(p) >= kMinTiles;
 }
 
-bool winograd_pays(const ConvBackwardDataParams& p) {
-  return winograd_pays(static_cast<const ConvGeometry&>(p)) &&
+bool winograd_applicable(const ConvBackwardDataParams& p) {
+  return winograd_applicable(static_cast<const ConvGeometry&>(p)) &&
          (winograd_kernels().lanes == 16 || p.k / p.g >= kMinSummedChannels);
+}
+
+bool winograd_pays(const ConvGeometry& p) {
+  const int64_t outputs = p.n * p.out[0] * p.out[1] * p.out[2], tiles = most_tiles(p);
+  const bool dilated = p.dilation[1] > 1 || p.dilation[2] > 1;
+  return p.kernel[0] * (p.c / p.g) * (p.k / p.g) <= kMaxWeights * tiles &&
+         (!dilated || outputs >= kMinFilled * tiles);
 }
 
 void conv_winograd(const ConvForwardParams& p) {

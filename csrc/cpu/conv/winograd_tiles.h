@@ -29,6 +29,8 @@ struct WinogradTensor {
   int64_t channels;
   const int64_t (&size)[3], (&dilation)[3];
 
+  int64_t elements(int64_t n) const { return n * channels * size[0] * size[1] * size[2]; }
+
   // Of slice d the rows and columns that are `row` and `col` modulo the dilation; empty if there is no slice.
   WinogradImage image(int64_t n, int64_t channel, int64_t d, int64_t row, int64_t col) const {
     const int64_t pixel = channels_last ? channels : 1, line = size[2] * pixel;

@@ -406,18 +406,22 @@ bool weight_gradient(const WinogradWeightGradient& p) {
   V poison(0.0f);
   for (int64_t c = 0; c < p.channels; c += kLanes) {
     const int channels = static_cast<int>(least(kLanes, p.channels - c));
+    const float* m = p.m + c;
+    float* dw = p.dw + c * p.plane;
+    if (!p.accumulate) {
+      for (int t = 0; t < kTaps; ++t) store(taps[t], V(0.0f));
+    } else if (p.plane == 1) {
+      for (int t = 0; t < kTaps; ++t) store(taps[t], load_n(dw + t * p.tap, channels));
+    } else {
+      for (int t = 0; t < kTaps; t += kLanes)
+        load_square<false>(dw + t, p.plane, channels, static_cast<int>(least(kLanes, kTaps - t)), taps + t);
+    }
     transform<WeightOutputs>(
-        [&](int i, int j) __attribute__((always_inline)) {
-          const float* m = p.m + (i * kSide + j) * p.m_position + c;
-          V sum = load(m);
-          for (int64_t split = 1; split < p.splits; ++split) sum += load(m + split * p.m_split);
-          return sum;
-        },
+        [&](int i, int j) __attribute__((always_inline)) { return load(m + (i * kSide + j) * p.m_position); },
         [&](int i, int j, V y) __attribute__((always_inline)) {
           poison = fma(y, V(0.0f), poison);
-          store(taps[3 * i + j], y);
+          store(taps[3 * i + j], load(taps[3 * i + j]) + y);
         });
-    float* dw = p.dw + c * p.plane;
     if (p.plane == 1) {
       for (int t = 0; t < kTaps; ++t) store_n(dw + t * p.tap, load(taps[t]), channels);
       continue;

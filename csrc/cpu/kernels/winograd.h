@@ -57,11 +57,12 @@ struct WinogradProduct {
   bool accumulate;
 };
 
-// One row of planes, [channel], to kernels: the sum of `splits` such rows.
+// One row of planes, [channel], to kernels.
 struct WinogradWeightGradient {
   const float* m;
-  int64_t m_position, m_split, splits, channels;
-  float* dw;  // channel i, value t at dw + i * plane + t * tap, one of them 1
+  int64_t m_position, channels;
+  bool accumulate;  // add to dw
+  float* dw;        // channel i, value t at dw + i * plane + t * tap, one of them 1
   int64_t plane, tap;
 };
 
