@@ -70,6 +70,7 @@ COMPOSED = [
     "LSTMCell",
     "MSELoss",
     "MultiheadAttention",
+    "NLLLoss",
     "RNN",
     "Transformer",
     "TransformerDecoder",

@@ -66,6 +66,13 @@ PACKED_LSTM = (
     x(7, 3), x(2, 3, 2), x(2, 3, 4), rnn_weights(4, projection=2, directions=2), [3, 3, 1], 2, True,
 )  # fmt: skip
 WANTED = [True] * 13
+
+
+def one(value):
+    """What a loss is divided by."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -95,7 +102,7 @@ PRIVATE = {
             CLASSES,
             torch.rand(5),
             plain(2, 3).abs(),
-            torch.tensor(3.0, dtype=torch.float64),
+            one(3.0),
             1,
             -100,
         ),
@@ -105,10 +112,29 @@ PRIVATE = {
             CLASSES,
             None,
             plain(2, 3).abs(),
-            torch.tensor(1.0, dtype=torch.float64),
+            one(1.0),
             0,
             2,
         ),
+    ],
+    "_cross_entropy_soft": [
+        (x(3, 5), CLASSES, None, 1, -100, 0.1),
+        (x(3, 5), CLASSES, torch.rand(5), 0, 2, 0.1),
+        (x(2, 5, 4), plain(2, 5, 4).abs(), torch.rand(5), 2, -100, 0.1),
+        (x(5), plain(5).abs(), None, 0, -100, 0.0),
+    ],
+    "_cross_entropy_soft_backward": [
+        (x(), x(3, 5), CLASSES, torch.rand(5), plain(2, 3).abs(), one(3.0), 1, -100, 0.1),
+        (x(3), x(3, 5), plain(3, 5).abs(), None, plain(3, 3).abs(), one(1.0), 0, -100, 0.0),
+    ],
+    "_nll_loss": [
+        (x(3, 5), CLASSES, None, 1, -100),
+        (x(3, 5), CLASSES, torch.rand(5), 0, 2),
+        (x(5), torch.tensor(2), None, 0, -100),
+    ],
+    "_nll_loss_backward": [
+        (x(), plain(3, 5), CLASSES, torch.rand(5), one(3.0), 1, -100),
+        (plain(3), plain(3, 5), CLASSES, None, one(1.0), 0, 2),
     ],
     "_pointwise_loss": [
         (x(3, 5), plain(3, 5), kind, reduction) for kind in (0, 1) for reduction in (0, 1, 2)
@@ -116,6 +142,16 @@ PRIVATE = {
     "_pointwise_loss_backward": [
         (x(), x(3, 5), plain(3, 5), 0, 1),
         (plain(3, 5), plain(3, 5), plain(3, 5), 1, 0),
+    ],
+    "_weighted_loss": [
+        (x(3, 5), plain(3, 5), plain(3, 1), plain(5), 1, 1),
+        (x(3, 5), plain(3, 5), plain(3, 5), None, 0, 1),
+        (x(3, 5), plain(3, 5), None, plain(5), 1, 0),
+    ],
+    "_weighted_loss_backward": [
+        (plain(3, 5), plain(3, 5), plain(3, 5), None, plain(5), 1, 0),
+        (x(), x(3, 5), plain(3, 5), plain(5), plain(5), 1, 1),
+        (x(), x(3, 5), plain(3, 5), plain(3, 5), None, 0, 1),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
     "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
@@ -287,7 +323,8 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
-    "mse_loss": [((x(3, 5), plain(3, 5), 1), {})],
+    "mse_loss": [((x(3, 5), plain(3, 5), None, 1), {}), ((x(3, 5), plain(3, 5), torch.rand(3, 5), 1), {})],
+    "nll_loss": [((x(3, 5), CLASSES, None, 1, -100), {})],
     "binary_cross_entropy_with_logits": [
         ((x(3, 5), plain(3, 5), None, None, 1), {}),
         ((x(3, 5), plain(3, 5), None, torch.rand(5), 0), {}),
@@ -295,6 +332,7 @@ FRONT = {
     "cross_entropy": [
         ((x(3, 5), CLASSES, None, 1, -100, 0.0), {}),
         ((x(3, 5), CLASSES, None, 1, -100, 0.1), {}),
+        ((x(3, 5), plain(3, 5).abs(), None, 1, -100, 0.0), {}),
     ],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),

@@ -72,6 +72,7 @@ class Case:
         parts = [f"{fused}{self.layer}({', '.join(arguments)})", "x".join(map(str, self.shape)) or "scalar"]
         parts += [f"{k}={v!r}" for k, v in self.call.items()]
         parts += [self.values] if self.values != "normal" else []
+        parts += ["of probabilities"] if self.paired and self.layer == "CrossEntropyLoss" else []
         parts += [] if self.train else ["eval"]
         return " ".join(parts)
 

@@ -394,14 +394,23 @@ def _loss() -> list[Case]:
     for shape in shapes:
         classes = shape[min(1, len(shape) - 1)]
         for kw in arguments:
-            cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, classes=classes))
+            for layer in ("CrossEntropyLoss", "NLLLoss"):
+                cases.append(Case("loss", layer, (), kw, shape=shape, classes=classes))
+            smooth = {**kw, "label_smoothing": 0.2}
+            cases.append(Case("loss", "CrossEntropyLoss", (), smooth, shape=shape, classes=classes))
+        for kw in ({}, {"reduction": "none", "label_smoothing": 0.2}, {"reduction": "sum"}):
+            cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, paired=True))
     for layer in ("MSELoss", "BCEWithLogitsLoss"):
         for reduction in ("mean", "sum", "none"):
             for shape in [(), (7,), (33, 70), (2, 3, 5, 7), (5000,)]:
                 cases.append(Case("loss", layer, (), {"reduction": reduction}, shape=shape, paired=True))
     return [
         *cases,
-        Case("loss", "CrossEntropyLoss", (), shape=(6, 40), classes=40, values="large_mean"),
+        *(
+            Case("loss", "CrossEntropyLoss", (), kw, shape=(6, 40), classes=40, values="large_mean")
+            for kw in ({}, {"label_smoothing": 0.1})
+        ),
+        Case("loss", "CrossEntropyLoss", (), shape=(6, 40), paired=True, values="large_mean"),
     ]
 
 
