@@ -73,6 +73,7 @@ def one(value):
     return torch.tensor(value, dtype=torch.float64)
 
 
+ENTRIES, BAGS = torch.tensor([1, 4, 4, 0, 2, 1]), torch.tensor([0, 2, 2, 6])
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -152,6 +153,24 @@ PRIVATE = {
         (plain(3, 5), plain(3, 5), plain(3, 5), None, plain(5), 1, 0),
         (x(), x(3, 5), plain(3, 5), plain(5), plain(5), 1, 1),
         (x(), x(3, 5), plain(3, 5), plain(3, 5), None, 0, 1),
+    ],
+    "_embedding": [
+        (x(5, 3), ENTRIES.view(2, 3), -1, False),
+        (x(5, 3), torch.tensor(2, dtype=torch.int32), 2, True),
+    ],
+    "_embedding_backward": [
+        (plain(2, 3, 4), ENTRIES.view(2, 3), 5, 4, False),
+        (x(6, 4), ENTRIES, 5, -1, True),
+    ],
+    "_embedding_bag": [
+        (x(5, 3), ENTRIES, BAGS, x(6), 0, 2, False),
+        (x(5, 3), ENTRIES, BAGS, None, 1, -1, True),
+        (x(5, 3), ENTRIES, BAGS, None, 2, 2, False),
+    ],
+    "_embedding_bag_backward": [
+        (x(3, 4), x(5, 4), ENTRIES, BAGS, x(6), codes((0,)).long(), 5, 0, 2, True, [True, True]),
+        (plain(3, 4), None, ENTRIES, BAGS, None, torch.tensor([2, 0, 4]), 5, 1, -1, False, [True, False]),
+        (x(3, 4), None, ENTRIES, BAGS, None, codes((3, 4)).long(), 5, 2, -1, False, [True, False]),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
     "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
@@ -323,6 +342,12 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
+    "embedding": [((x(5, 3), ENTRIES.view(2, 3), 1, True, False), {})],
+    "embedding_bag": [
+        ((x(5, 3), ENTRIES, BAGS[:-1], False, 0, x(6), False, 2), {}),
+        ((x(5, 3), ENTRIES.view(2, 3), None, False, 1, None, False, -1), {}),
+        ((x(5, 3), ENTRIES, BAGS, False, 2, None, True, -1), {}),
+    ],
     "mse_loss": [((x(3, 5), plain(3, 5), None, 1), {}), ((x(3, 5), plain(3, 5), torch.rand(3, 5), 1), {})],
     "nll_loss": [((x(3, 5), CLASSES, None, 1, -100), {})],
     "binary_cross_entropy_with_logits": [

@@ -27,12 +27,13 @@ def _case(
     random: bool = False,
     classes: int = 0,
     paired: bool = False,
+    indices: int = 0,
     **kw: Any,
 ) -> Case:
     random |= layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(
         family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
-        classes=classes, paired=paired, quick=quick,
+        classes=classes, paired=paired, indices=indices, quick=quick,
     )  # fmt: skip
 
 
@@ -151,6 +152,17 @@ def _loss() -> list[Case]:
     ]
 
 
+def _embedding() -> list[Case]:
+    return [
+        _case("embedding", "Embedding", (64, 200), 30000, 256, indices=30000, quick=True),
+        _case("embedding", "Embedding", (32, 100), 97, 64, indices=97),
+        _case("embedding", "Embedding", (8, 512), 5000, 768, indices=5000, padding_idx=0),
+        _case("embedding", "EmbeddingBag", (512, 50), 50000, 64, indices=50000),
+        _case("embedding", "EmbeddingBag", (512, 50), 50000, 64, indices=50000, mode="sum"),
+        _case("embedding", "EmbeddingBag", (512, 50), 5000, 64, indices=5000, mode="max"),
+    ]
+
+
 def _dropout() -> list[Case]:
     return [
         _case("dropout", "Dropout", _PLANES, 0.3, quick=True),
@@ -236,7 +248,7 @@ def _fused() -> list[Case]:
 
 BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_loss(),
-    *_dropout(), *_attention(), *_rnn(), *_network(), *_fused(),
+    *_embedding(), *_dropout(), *_attention(), *_rnn(), *_network(), *_fused(),
 ]  # fmt: skip
 
 # For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.

@@ -414,6 +414,30 @@ def _loss() -> list[Case]:
     ]
 
 
+def _embedding() -> list[Case]:
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("Embedding", (17, 5), {}),
+        ("Embedding", (40, 64), {"padding_idx": 3}),
+        ("Embedding", (40, 200), {"scale_grad_by_freq": True, "padding_idx": -1}),
+        ("Embedding", (30, 33), {"max_norm": 1.5}),
+        ("Embedding", (30, 33), {"max_norm": 5.0, "norm_type": 1.0}),
+        ("Embedding", (3, 131), {}),
+        *(
+            ("EmbeddingBag", (40, width), {"mode": m})
+            for width in (1, 70, 256)
+            for m in ("sum", "mean", "max")
+        ),
+        *(("EmbeddingBag", (17, 20), {"mode": m, "padding_idx": 2}) for m in ("sum", "mean", "max")),
+        ("EmbeddingBag", (17, 20), {"max_norm": 2.0}),
+        ("EmbeddingBag", (1, 20), {"mode": "max"}),
+    ]
+    cases = []
+    for layer, args, kw in rows:
+        for shape in [(9, 7), (1, 1), (3, 300)] + [(5,), (), (2, 3, 4), (0,)] * (layer == "Embedding"):
+            cases.append(Case("embedding", layer, args, kw, shape=shape, indices=args[0]))
+    return cases
+
+
 def _dropout() -> list[Case]:
     shapes: dict[str, list[tuple[int, ...]]] = {
         "Dropout": [(4099,), (40, 70), (5, 6, 7, 8), (0, 4)],
@@ -503,6 +527,7 @@ PARITY: list[Case] = [
     *_activation(),
     *_softmax(),
     *_loss(),
+    *_embedding(),
     *_dropout(),
     *_attention(),
     *_rnn(),
