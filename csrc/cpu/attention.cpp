@@ -1,7 +1,7 @@
 // Attention by tiles of queries and keys: each matrix product is the serial one of gemm.h, what lies between
 // them one sweep of kernels/attention.cpp over a tile that is still in cache.
 //
-//   forward:  for each block of queries, over blocks of keys: scores = q k^T; softmax; y += scores v
+//   forward:  few keys: kernels/attention_head.h. Otherwise for each block of queries, over blocks of keys: scores = q k^T; softmax; y += scores v
 //   backward: scores = q k^T, slopes = dy v^T; then
 //             dv += scores^T dy, dk += slopes^T q, dq += slopes k
 //
@@ -26,6 +26,8 @@ namespace {
 // 3% of each other; 128 keys cost 10%, since y is rescaled and the products are split more often.
 constexpr int64_t kQueries = 128, kKeys = 512;
 static_assert(kKeys % kPhiloxBatch == 0);
+// So few keys go through kernels/attention_head.h: 12 rows of scores are 24 KB of an L1 of 32 or 48.
+constexpr int64_t kShort = 512;
 // Multiply-adds that are worth waking a thread for, as in gemm.cpp.
 constexpr int64_t kThreadWork = 1 << 17;
 
@@ -142,6 +144,34 @@ int64_t grain(int64_t work_per_task) {
 
 // --- forward ---------------------------------------------------------------------------------------------
 
+// All keys at once, see kernels/attention_head.h.
+template <class T>
+void forward_short(const AttentionParams& p, int64_t n, int64_t h, Range q) {
+  const AttentionShape& s = p.in.shape;
+  const Attention<T> at(p.in);
+  const Range k = at.seen(q, {0, s.S});
+  const int64_t padded = (k.size + kHeadPadding - 1) / kHeadPadding * kHeadPadding;
+  const Scratch<T> keys(padded * s.E), scores(padded * kHeadRows);
+  const Matrix<T> queries = at.q(n, h, q), own_keys = at.k(n, h, k), values = at.v(n, h, k);
+  const Matrix<T> y = matrix<T>(p.y, n, h, q.begin);
+  of_type<T>(attention_kernels())
+      .head({.tile = at.tile(n, h, q, k),
+             .E = s.E,
+             .EV = s.EV,
+             .q = queries.data,
+             .k = own_keys.data,
+             .v = values.data,
+             .q_row = queries.row,
+             .k_row = own_keys.row,
+             .v_row = values.row,
+             .y = y.data,
+             .y_row = y.row,
+             .lse = static_cast<T*>(p.lse) + (n * s.H + h) * s.L + q.begin,
+             .padded = padded,
+             .keys = keys.data(),
+             .scores = scores.data()});
+}
+
 template <class T>
 void forward_block(const AttentionParams& p, int64_t n, int64_t h, Range q) {
   const AttentionShape& s = p.in.shape;
@@ -171,7 +201,8 @@ void forward(const AttentionParams& p) {
       const int64_t head = task / blocks, i = task % blocks;
       // From both ends to the middle: with a causal mask neighbours together have the same work.
       const int64_t block = i % 2 == 0 ? i / 2 : blocks - 1 - i / 2;
-      forward_block<T>(p, head / s.H, head % s.H, at.queries(block));
+      const auto& run = s.S <= kShort ? forward_short<T> : forward_block<T>;
+      run(p, head / s.H, head % s.H, at.queries(block));
     }
   });
 }
