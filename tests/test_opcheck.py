@@ -205,6 +205,29 @@ PRIVATE = {
         )
         for mask, p in ((None, 0.0), (torch.rand(3, 5) > 0.3, 0.3))
     ],
+    "_attention_packed": [
+        (x(2, 3, 12), None, 2, True, 0.0, True, 0.5, 0, 0),
+        (x(3, 2, 12), torch.rand(2, 1, 3, 3) > 0.3, 2, False, 0.3, False, 0.5, 7, 0),
+    ],
+    "_attention_packed_backward": [
+        (
+            x(2, 3, 4),
+            x(2, 3, 12),
+            mask,
+            plain(2, 3, 4),
+            plain(2, 2, 3),
+            2,
+            True,
+            p,
+            False,
+            0.5,
+            7,
+            0,
+        )
+        for mask, p in ((None, 0.0), (torch.rand(3, 3) > 0.3, 0.3))
+    ],
+    "_relu_dropout": [(x(40, 5), 0.3, 7, 0)],
+    "_relu_dropout_backward": [(x(4, 5), plain(4, 5), 0.3), (plain(4, 5), plain(4, 5), 0.3)],
     "_rnn_layer": [
         (*RNN, True),
         (*PACKED_LSTM, True),
@@ -359,6 +382,11 @@ FRONT = {
         ((x(3, 5), CLASSES, None, 1, -100, 0.1), {}),
         ((x(3, 5), plain(3, 5).abs(), None, 1, -100, 0.0), {}),
     ],
+    "packed_attention": [
+        ((x(2, 5, 12), None, 2, True, 0.0, True), {}),
+        ((x(5, 2, 12), torch.rand(5, 5) > 0.2, 2, False, 0.0, False), {}),
+    ],
+    "relu_dropout": [((x(2, 3, 4), 0.5, True), {})],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
         ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),
@@ -387,7 +415,7 @@ FRONT = {
     "rrelu": [((x(2, 3, 4), 0.1, 0.3), {})],
     **{name: [((x(2, 3, 4), 0.5, True), {})] for name in DROPOUTS},
 }
-RANDOM = (*DROPOUTS, "rrelu")
+RANDOM = (*DROPOUTS, "rrelu", "relu_dropout")
 
 
 def front_samples(name):

@@ -1,8 +1,8 @@
 // Attention by tiles of queries and keys: each matrix product is the serial one of gemm.h, what lies between
 // them one sweep of kernels/attention.cpp over a tile that is still in cache.
 //
-//   forward:  few keys: kernels/attention_head.h. Otherwise for each block of queries, over blocks of keys: scores = q k^T; softmax; y += scores v
-//   backward: scores = q k^T, slopes = dy v^T; then
+//   forward:  few keys: kernels/attention_head.h. Otherwise for each block of queries, over blocks of keys:
+//   scores = q k^T; softmax; y += scores v backward: scores = q k^T, slopes = dy v^T; then
 //             dv += scores^T dy, dk += slopes^T q, dq += slopes k
 //
 // Backward in one pass where there are heads enough to keep the threads busy; otherwise dk and dv by blocks

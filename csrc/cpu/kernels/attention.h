@@ -41,7 +41,8 @@ struct AttentionHead {
   T* keys = nullptr;    // [E, padded]
   T* scores = nullptr;  // [kHeadRows, padded]
 };
-constexpr int64_t kHeadPadding = 16, kHeadRows = 12;  // registers are no longer; rows that go together at most
+constexpr int64_t kHeadPadding = 16,
+                  kHeadRows = 12;  // registers are no longer; rows that go together at most
 
 template <class T>
 struct AttentionOps {

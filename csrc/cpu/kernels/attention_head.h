@@ -51,7 +51,8 @@ FASTNN_INLINE void multiply(const T* a, int64_t a_row, const T* b, int64_t b_row
   }
 }
 
-// f.operator()<NV, kMasked>(column, lanes) over n columns, two registers at a time, then one, the last one cut.
+// f.operator()<NV, kMasked>(column, lanes) over n columns, two registers at a time, then one, the last one
+// cut.
 template <class V, class F>
 FASTNN_INLINE void for_each_pair(int64_t n, const F& f) {
   int64_t j = 0;
@@ -101,8 +102,7 @@ void head_rows(const AttentionHead<T>& h, int64_t first) {
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) {
         const int64_t at = j + v * V::N;
-        V x = with_mask<masking>(t, sum[r][v] * scale, first + r, at,
-                                 kMasked && v + 1 == NV ? lanes : V::N);
+        V x = with_mask<masking>(t, sum[r][v] * scale, first + r, at, kMasked && v + 1 == NV ? lanes : V::N);
         if (at + V::N > seen) x = lanes_or_lowest(x, at < seen ? static_cast<int>(seen - at) : 0);
         best[r] = max(best[r], x);
         store(h.scores + r * h.padded + at, x);
