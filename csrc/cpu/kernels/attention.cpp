@@ -79,45 +79,7 @@ void finish(int64_t rows, const T* peak, const T* sum, T* y, int64_t y_row, int6
 }
 
 template <class T>
-void delta(int64_t rows, const T* y, int64_t y_row, const T* dy, int64_t dy_row, int64_t features, T* out) {
-  using V = Vec<T>;
-  for (int64_t r = 0; r < rows; ++r) {
-    V total(T(0));
-    for_each_vec<V>(features, [&](int64_t e, int n) {
-      total = fma(load_n(y + r * y_row + e, n), load_n(dy + r * dy_row + e, n), total);
-    });
-    out[r] = sum_of_lanes(total)[0];
-  }
-}
-
-template <class T>
-void backward(const AttentionTile<T>& t, T* scores, T* slopes, const T* lse, const T* deltas) {
-  using V = Vec<T>;
-  const V scale(t.scale);
-  with_masking(t, [&]<Masking masking>() {
-    for (int64_t r = 0; r < t.rows; ++r) {
-      T* row = scores + r * t.stride;
-      T* slope = slopes + r * t.stride;
-      const int64_t seen = seen_columns(t, r);
-      const V base(lse[r]), delta(deltas[r]);
-      const auto gradient = [&](int64_t j, V z, int n) __attribute__((always_inline)) {
-        const V p = exp_or_zero(score<masking>(t, row, r, j, n) - base);
-        store_n(row + j, p * z, n);
-        store_n(slope + j, p * (load_n(slope + j, n) * z - delta) * scale, n);
-      };
-      if (t.drops) {
-        for_each_factor(t, r, seen, gradient);
-      } else {
-        for_each_vec<V>(seen, [&](int64_t j, int n) { gradient(j, V(T(1)), n); });
-      }
-      clear(row + seen, t.columns - seen);
-      clear(slope + seen, t.columns - seen);
-    }
-  });
-}
-
-template <class T>
-constexpr AttentionOps<T> kOps = {head<T>, softmax<T>, finish<T>, delta<T>, backward<T>};
+constexpr AttentionOps<T> kOps = {head<T>, head_backward<T>, softmax<T>, finish<T>, delta<T>, backward<T>};
 
 }  // namespace
 

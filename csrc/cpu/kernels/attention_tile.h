@@ -1,8 +1,10 @@
-// What the sweeps over scores share: scale and mask, how much of a row is seen, dropout's factors.
+// What the sweeps over scores share: scale and mask, how much of a row is seen, dropout's factors; and the
+// gradient of the scores.
 #pragma once
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/philox.h"
 #include "cpu/simd/lanes.h"
+#include "cpu/simd/math.h"
 
 namespace {
 
@@ -87,6 +89,46 @@ FASTNN_INLINE void for_each_factor(const AttentionTile<T>& t, int64_t r, int64_t
     });
   };
   for_each_decision(t.decision + r * t.decision_stride, seen, t.stream, t.threshold, each);
+}
+
+// delta = sum(y * dy) of each row.
+template <class T>
+void delta(int64_t rows, const T* y, int64_t y_row, const T* dy, int64_t dy_row, int64_t features, T* out) {
+  using V = Vec<T>;
+  for (int64_t r = 0; r < rows; ++r) {
+    V total(T(0));
+    for_each_vec<V>(features, [&](int64_t e, int n) {
+      total = fma(load_n(y + r * y_row + e, n), load_n(dy + r * dy_row + e, n), total);
+    });
+    out[r] = sum_of_lanes(total)[0];
+  }
+}
+
+// Scores become z p, slopes the gradient of the product q k^T; see AttentionOps.
+template <class T>
+void backward(const AttentionTile<T>& t, T* scores, T* slopes, const T* lse, const T* deltas) {
+  using V = Vec<T>;
+  const V scale(t.scale);
+  with_masking(t, [&]<Masking masking>() {
+    for (int64_t r = 0; r < t.rows; ++r) {
+      T* row = scores + r * t.stride;
+      T* slope = slopes + r * t.stride;
+      const int64_t seen = seen_columns(t, r);
+      const V base(lse[r]), delta(deltas[r]);
+      const auto gradient = [&](int64_t j, V z, int n) __attribute__((always_inline)) {
+        const V p = exp_or_zero(score<masking>(t, row, r, j, n) - base);
+        store_n(row + j, p * z, n);
+        store_n(slope + j, p * (load_n(slope + j, n) * z - delta) * scale, n);
+      };
+      if (t.drops) {
+        for_each_factor(t, r, seen, gradient);
+      } else {
+        for_each_vec<V>(seen, [&](int64_t j, int n) { gradient(j, V(T(1)), n); });
+      }
+      clear(row + seen, t.columns - seen);
+      clear(slope + seen, t.columns - seen);
+    }
+  });
 }
 
 }  // namespace
