@@ -173,7 +173,8 @@ PRIVATE = {
         (x(3, 4), None, ENTRIES, BAGS, None, codes((3, 4)).long(), 5, 2, -1, False, [True, False]),
     ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
-    "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
+    "_dropout_by": [],  # these three have no CPU kernel: test_cuda_memory_bound.py
+    "_rrelu_by": [],
     "_random_stream": [],
     "_attention": [
         (*ATTENTION, None, 0.0, True, 0.5, 0, 0),
