@@ -61,15 +61,19 @@ NATIVE = {  # class -> constructor arguments, shape of an input
     "TransformerEncoderLayer": ((12, 4, 20, 0.0), (5, 3, 12)),
     **dict.fromkeys(("RNNCell", "GRUCell"), ((4, 5), (3, 4))),
 }
-# Ours, with more than one input or output, or a layer as argument: tests/test_attention.py, test_loss.py, test_rnn.py.
+# Ours, with more than one input or output, indices, or a layer as argument: tests/test_attention.py, test_embedding.py,
+# test_loss.py, test_rnn.py.
 COMPOSED = [
     "BCEWithLogitsLoss",
     "CrossEntropyLoss",
+    "Embedding",
+    "EmbeddingBag",
     "GRU",
     "LSTM",
     "LSTMCell",
     "MSELoss",
     "MultiheadAttention",
+    "NLLLoss",
     "RNN",
     "Transformer",
     "TransformerDecoder",

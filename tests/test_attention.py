@@ -8,6 +8,7 @@ import torch
 from support import Family, case, check_threads
 
 import fastnn
+from fastnn import _C
 from fastnn import functional as F
 from fastnn.testing.cases import parity_cases
 
@@ -66,14 +67,14 @@ MASKS = {
 
 @pytest.mark.parametrize("kind", MASKS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("L", "S"), [(5, 7), (140, 300)])
+@pytest.mark.parametrize(("L", "S"), [(5, 7), (140, 300), (30, 600)])
 def test_masks(kind, dtype, L, S, capability):
     mask = MASKS[kind](2, 3, L, S)
     mask = mask.to(dtype) if mask.is_floating_point() else mask
     check_against_torch(operands(2, 3, 3, L, S, dtype=dtype), mask, dtype)
 
 
-@pytest.mark.parametrize(("L", "S"), [(5, 5), (300, 300), (5, 400), (400, 5), (1, 9), (129, 257)])
+@pytest.mark.parametrize(("L", "S"), [(5, 5), (300, 300), (5, 400), (400, 5), (1, 9), (129, 257), (640, 600)])
 def test_causal(L, S, capability):
     check_against_torch(operands(1, 2, 2, L, S), is_causal=True)
 
@@ -191,6 +192,49 @@ FALLBACKS = {
     "no kernel for this dtype": lambda q, k, v: ((q.bfloat16(), k.bfloat16(), v.bfloat16()), {}),
     "the shape of the mask": lambda q, k, v: ((q, k, v, torch.ones(5, 6)), {}),
 }
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize("masked", ["", "bool", "added", "causal"])
+def test_packed_projections(batch_first, p, masked, capability):
+    """The same bits, masks of dropout included, as separate tensors give; the gradient is one tensor."""
+    N, L, H, E = 3, 37, 2, 20
+    x = torch.randn(*((N, L) if batch_first else (L, N)), 3 * H * E, requires_grad=True)
+    mask = {"bool": torch.rand(L, L) > 0.3, "added": torch.randn(N, 1, 1, L)}.get(masked)
+
+    def separate(x):
+        order = (0, 2, 1, 3) if batch_first else (1, 2, 0, 3)
+        q, k, v = (t.unflatten(-1, (H, E)).permute(order) for t in x.chunk(3, -1))
+        y = F.scaled_dot_product_attention(q, k, v, mask, p, masked == "causal")
+        return y.permute(*((0, 2, 1, 3) if batch_first else (2, 0, 1, 3))).flatten(2)
+
+    results = []
+    for function in (lambda x: _C.packed_attention(x, mask, H, batch_first, p, masked == "causal"), separate):
+        torch.manual_seed(1)
+        with fastnn.strict():
+            y = function(x)
+        results.append((y, torch.autograd.grad(y, x, torch.linspace(-1, 1, y.numel()).view(y.shape))[0]))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_packed_derivatives():
+    x = torch.randn(2, 3, 12, dtype=torch.float64, requires_grad=True)
+    for batch_first in (True, False):
+        assert torch.autograd.gradcheck(
+            lambda x, b=batch_first: _C.packed_attention(x, None, 2, b, 0.0, True), x
+        )
+        assert torch.autograd.gradgradcheck(
+            lambda x, b=batch_first: _C.packed_attention(x, None, 2, b, 0.0, True), x
+        )
+
+
+def test_packed_fallbacks():
+    for x, heads in ((torch.randn(2, 3, 12).bfloat16(), 2), (torch.randn(2, 0, 12), 2)):
+        y = _C.packed_attention(x, None, heads, True, 0.0, False)
+        assert y.shape == (*x.shape[:2], 4)
+    with pytest.raises(RuntimeError):
+        _C.packed_attention(torch.randn(2, 3, 12), None, 5, True, 0.0, False)
 
 
 @pytest.mark.parametrize("reason", FALLBACKS)
@@ -356,3 +400,28 @@ def test_nested_and_errors():
         with pytest.raises(type(expected.value)) as raised:
             ours(x, x, x, **call)
         assert str(raised.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("layer", ["TransformerEncoderLayer", "TransformerDecoderLayer"])
+@pytest.mark.parametrize("train", [True, False])
+def test_feed_forward_as_one(layer, train):
+    """relu and dropout in one pass, or relu over what the layer before gave: the bits of the parts one by one."""
+    module = getattr(fastnn, layer)(12, 2, 40, 0.3, batch_first=True).train(train)
+    inputs = [torch.randn(3, 5, 12, requires_grad=True) for _ in range(1 + layer.endswith("DecoderLayer"))]
+    results, seen = [], []
+    for watched in (False, True):
+        handles = []
+        if watched:  # then the parts run, and what they gave stays as it was
+            handles = [
+                module.linear1.register_forward_hook(lambda *a: seen.append(a[2])),
+                module.dropout.register_forward_pre_hook(lambda *a: seen.append(a[1][0])),
+            ]
+        torch.manual_seed(0)
+        y = module(*inputs)
+        wanted = [inputs[0], *module.parameters()]
+        results.append([y, *torch.autograd.grad(y, wanted, torch.linspace(-1, 1, y.numel()).view(y.shape))])
+        for handle in handles:
+            handle.remove()
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert len(seen) == 2 and torch.equal(seen[0].relu(), seen[1]) and bool((seen[0] < 0).any())

@@ -5,6 +5,7 @@ import torch
 from support import check_raises
 
 import fastnn
+from fastnn import _C
 from fastnn import functional as F
 from fastnn.testing import compare
 from fastnn.testing.cases import layouts_of, parity_cases
@@ -159,3 +160,34 @@ def test_wrong_number_of_dimensions(name, shape):
 def test_inplace_on_a_leaf_is_refused():
     with pytest.raises(RuntimeError, match="leaf Variable that requires grad"):
         fastnn.Dropout(0.5, inplace=True)(torch.randn(5, requires_grad=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(4099,), (40, 70), (3, 1, 5)])
+def test_relu_and_dropout_as_one(dtype, shape, capability, threads):
+    """The bits of relu, then dropout, forward and backward, for any number of threads."""
+    x, dy = torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+    x.view(-1)[:3] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    runs = []
+    for n in (0, 1, 2, 4):
+        leaf = x.clone().requires_grad_()
+        torch.manual_seed(3)
+        with threads(max(n, 1)), fastnn.strict():
+            y = _C.relu_dropout(leaf, 0.3, True) if n else F.dropout(F.relu(leaf), 0.3)
+            runs.append((y.detach(), torch.autograd.grad(y, leaf, dy)[0]))
+    for other in runs[1:]:
+        torch.testing.assert_close(other, runs[0], rtol=0, atol=0, equal_nan=True)
+
+
+def test_relu_and_dropout_beyond_the_kernel():
+    x = torch.randn(30, 5, dtype=torch.float64, requires_grad=True)
+    for p, train in ((0.0, True), (1.0, True), (0.4, False)):
+        expected = torch.nn.functional.dropout(x.relu(), p, train)
+        assert torch.equal(_C.relu_dropout(x, p, train), expected)
+
+    def function(x):
+        torch.manual_seed(5)
+        return _C.relu_dropout(x, 0.4, True)
+
+    assert torch.autograd.gradcheck(function, x)
+    assert torch.autograd.gradgradcheck(function, x)

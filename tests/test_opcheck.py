@@ -66,6 +66,14 @@ PACKED_LSTM = (
     x(7, 3), x(2, 3, 2), x(2, 3, 4), rnn_weights(4, projection=2, directions=2), [3, 3, 1], 2, True,
 )  # fmt: skip
 WANTED = [True] * 13
+
+
+def one(value):
+    """What a loss is divided by."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+ENTRIES, BAGS = torch.tensor([1, 4, 4, 0, 2, 1]), torch.tensor([0, 2, 2, 6])
 PRIVATE = {
     "_activation": [
         (x(3, 5), 0, 0.0, 0.0),
@@ -95,7 +103,7 @@ PRIVATE = {
             CLASSES,
             torch.rand(5),
             plain(2, 3).abs(),
-            torch.tensor(3.0, dtype=torch.float64),
+            one(3.0),
             1,
             -100,
         ),
@@ -105,10 +113,29 @@ PRIVATE = {
             CLASSES,
             None,
             plain(2, 3).abs(),
-            torch.tensor(1.0, dtype=torch.float64),
+            one(1.0),
             0,
             2,
         ),
+    ],
+    "_cross_entropy_soft": [
+        (x(3, 5), CLASSES, None, 1, -100, 0.1),
+        (x(3, 5), CLASSES, torch.rand(5), 0, 2, 0.1),
+        (x(2, 5, 4), plain(2, 5, 4).abs(), torch.rand(5), 2, -100, 0.1),
+        (x(5), plain(5).abs(), None, 0, -100, 0.0),
+    ],
+    "_cross_entropy_soft_backward": [
+        (x(), x(3, 5), CLASSES, torch.rand(5), plain(2, 3).abs(), one(3.0), 1, -100, 0.1),
+        (x(3), x(3, 5), plain(3, 5).abs(), None, plain(3, 3).abs(), one(1.0), 0, -100, 0.0),
+    ],
+    "_nll_loss": [
+        (x(3, 5), CLASSES, None, 1, -100),
+        (x(3, 5), CLASSES, torch.rand(5), 0, 2),
+        (x(5), torch.tensor(2), None, 0, -100),
+    ],
+    "_nll_loss_backward": [
+        (x(), plain(3, 5), CLASSES, torch.rand(5), one(3.0), 1, -100),
+        (plain(3), plain(3, 5), CLASSES, None, one(1.0), 0, 2),
     ],
     "_pointwise_loss": [
         (x(3, 5), plain(3, 5), kind, reduction) for kind in (0, 1) for reduction in (0, 1, 2)
@@ -117,8 +144,37 @@ PRIVATE = {
         (x(), x(3, 5), plain(3, 5), 0, 1),
         (plain(3, 5), plain(3, 5), plain(3, 5), 1, 0),
     ],
+    "_weighted_loss": [
+        (x(3, 5), plain(3, 5), plain(3, 1), plain(5), 1, 1),
+        (x(3, 5), plain(3, 5), plain(3, 5), None, 0, 1),
+        (x(3, 5), plain(3, 5), None, plain(5), 1, 0),
+    ],
+    "_weighted_loss_backward": [
+        (plain(3, 5), plain(3, 5), plain(3, 5), None, plain(5), 1, 0),
+        (x(), x(3, 5), plain(3, 5), plain(5), plain(5), 1, 1),
+        (x(), x(3, 5), plain(3, 5), plain(3, 5), None, 0, 1),
+    ],
+    "_embedding": [
+        (x(5, 3), ENTRIES.view(2, 3), -1, False),
+        (x(5, 3), torch.tensor(2, dtype=torch.int32), 2, True),
+    ],
+    "_embedding_backward": [
+        (plain(2, 3, 4), ENTRIES.view(2, 3), 5, 4, False),
+        (x(6, 4), ENTRIES, 5, -1, True),
+    ],
+    "_embedding_bag": [
+        (x(5, 3), ENTRIES, BAGS, x(6), 0, 2, False),
+        (x(5, 3), ENTRIES, BAGS, None, 1, -1, True),
+        (x(5, 3), ENTRIES, BAGS, None, 2, 2, False),
+    ],
+    "_embedding_bag_backward": [
+        (x(3, 4), x(5, 4), ENTRIES, BAGS, x(6), codes((0,)).long(), 5, 0, 2, True, [True, True]),
+        (plain(3, 4), None, ENTRIES, BAGS, None, torch.tensor([2, 0, 4]), 5, 1, -1, False, [True, False]),
+        (x(3, 4), None, ENTRIES, BAGS, None, codes((3, 4)).long(), 5, 2, -1, False, [True, False]),
+    ],
     "_dropout": [(x(40, 5), 0.5, 2.0, 0.0, 0.0, 1, 7, 0), (x(4, 5, 6), 0.5, 2.0, 0.0, 0.0, 6, 7, 0)],
-    "_dropout_by": [],  # these two have no CPU kernel: test_cuda_memory_bound.py
+    "_dropout_by": [],  # these three have no CPU kernel: test_cuda_memory_bound.py
+    "_rrelu_by": [],
     "_random_stream": [],
     "_attention": [
         (*ATTENTION, None, 0.0, True, 0.5, 0, 0),
@@ -150,6 +206,29 @@ PRIVATE = {
         )
         for mask, p in ((None, 0.0), (torch.rand(3, 5) > 0.3, 0.3))
     ],
+    "_attention_packed": [
+        (x(2, 3, 12), None, 2, True, 0.0, True, 0.5, 0, 0),
+        (x(3, 2, 12), torch.rand(2, 1, 3, 3) > 0.3, 2, False, 0.3, False, 0.5, 7, 0),
+    ],
+    "_attention_packed_backward": [
+        (
+            x(2, 3, 4),
+            x(2, 3, 12),
+            mask,
+            plain(2, 3, 4),
+            plain(2, 2, 3),
+            2,
+            True,
+            p,
+            False,
+            0.5,
+            7,
+            0,
+        )
+        for mask, p in ((None, 0.0), (torch.rand(3, 3) > 0.3, 0.3))
+    ],
+    "_relu_dropout": [(x(40, 5), 0.3, 7, 0)],
+    "_relu_dropout_backward": [(x(4, 5), plain(4, 5), 0.3), (plain(4, 5), plain(4, 5), 0.3)],
     "_rnn_layer": [
         (*RNN, True),
         (*PACKED_LSTM, True),
@@ -287,7 +366,14 @@ FRONT = {
     "softmax": [((x(2, 4), 1), {})],
     "log_softmax": [((x(2, 4), 1), {})],
     "softmin": [((x(2, 4), 1), {})],
-    "mse_loss": [((x(3, 5), plain(3, 5), 1), {})],
+    "embedding": [((x(5, 3), ENTRIES.view(2, 3), 1, True, False), {})],
+    "embedding_bag": [
+        ((x(5, 3), ENTRIES, BAGS[:-1], False, 0, x(6), False, 2), {}),
+        ((x(5, 3), ENTRIES.view(2, 3), None, False, 1, None, False, -1), {}),
+        ((x(5, 3), ENTRIES, BAGS, False, 2, None, True, -1), {}),
+    ],
+    "mse_loss": [((x(3, 5), plain(3, 5), None, 1), {}), ((x(3, 5), plain(3, 5), torch.rand(3, 5), 1), {})],
+    "nll_loss": [((x(3, 5), CLASSES, None, 1, -100), {})],
     "binary_cross_entropy_with_logits": [
         ((x(3, 5), plain(3, 5), None, None, 1), {}),
         ((x(3, 5), plain(3, 5), None, torch.rand(5), 0), {}),
@@ -295,7 +381,13 @@ FRONT = {
     "cross_entropy": [
         ((x(3, 5), CLASSES, None, 1, -100, 0.0), {}),
         ((x(3, 5), CLASSES, None, 1, -100, 0.1), {}),
+        ((x(3, 5), plain(3, 5).abs(), None, 1, -100, 0.0), {}),
     ],
+    "packed_attention": [
+        ((x(2, 5, 12), None, 2, True, 0.0, True), {}),
+        ((x(5, 2, 12), torch.rand(5, 5) > 0.2, 2, False, 0.0, False), {}),
+    ],
+    "relu_dropout": [((x(2, 3, 4), 0.5, True), {})],
     "scaled_dot_product_attention": [
         ((x(2, 3, 5, 4), x(2, 3, 6, 4), x(2, 3, 6, 4), None, 0.0, True, None, False), {}),
         ((x(2, 4, 5, 4), x(2, 2, 6, 4), x(2, 2, 6, 4), torch.rand(5, 6) > 0.2, 0.0, False, 0.3, True), {}),
@@ -324,7 +416,7 @@ FRONT = {
     "rrelu": [((x(2, 3, 4), 0.1, 0.3), {})],
     **{name: [((x(2, 3, 4), 0.5, True), {})] for name in DROPOUTS},
 }
-RANDOM = (*DROPOUTS, "rrelu")
+RANDOM = (*DROPOUTS, "rrelu", "relu_dropout")
 
 
 def front_samples(name):

@@ -1,8 +1,8 @@
 // Attention by tiles of queries and keys: each matrix product is the serial one of gemm.h, what lies between
 // them one sweep of kernels/attention.cpp over a tile that is still in cache.
 //
-//   forward:  for each block of queries, over blocks of keys: scores = q k^T; softmax; y += scores v
-//   backward: scores = q k^T, slopes = dy v^T; then
+//   forward:  few keys: kernels/attention_head.h. Otherwise for each block of queries, over blocks of keys:
+//   scores = q k^T; softmax; y += scores v backward: scores = q k^T, slopes = dy v^T; then
 //             dv += scores^T dy, dk += slopes^T q, dq += slopes k
 //
 // Backward in one pass where there are heads enough to keep the threads busy; otherwise dk and dv by blocks
@@ -26,6 +26,9 @@ namespace {
 // 3% of each other; 128 keys cost 10%, since y is rescaled and the products are split more often.
 constexpr int64_t kQueries = 128, kKeys = 512;
 static_assert(kKeys % kPhiloxBatch == 0);
+// So few keys go through kernels/attention_head.h: 12 rows of scores are 24 KB of an L1 of 32 or 48.
+// Backward, which keeps the rows of all queries, gains nothing from 256 keys on.
+constexpr int64_t kShort = 512, kShortBackward = 256;
 // Multiply-adds that are worth waking a thread for, as in gemm.cpp.
 constexpr int64_t kThreadWork = 1 << 17;
 
@@ -142,6 +145,43 @@ int64_t grain(int64_t work_per_task) {
 
 // --- forward ---------------------------------------------------------------------------------------------
 
+int64_t padded_columns(int64_t columns) {
+  return (columns + kHeadPadding - 1) / kHeadPadding * kHeadPadding;
+}
+
+// All keys of a head at once, see kernels/attention_head.h; y and scratch are the caller's.
+template <class T>
+AttentionHead<T> short_head(const AttentionInputs& in, int64_t n, int64_t h, Range q, Range k, Matrix<T> y,
+                            const void* lse, T* keys, T* scores) {
+  const AttentionShape& s = in.shape;
+  const Attention<T> at(in);
+  const Matrix<T> queries = at.q(n, h, q), own_keys = at.k(n, h, k), values = at.v(n, h, k);
+  return {.tile = at.tile(n, h, q, k),
+          .E = s.E,
+          .EV = s.EV,
+          .q = queries.data,
+          .k = own_keys.data,
+          .v = values.data,
+          .q_row = queries.row,
+          .k_row = own_keys.row,
+          .v_row = values.row,
+          .y = y.data,
+          .y_row = y.row,
+          .lse = static_cast<T*>(const_cast<void*>(lse)) + (n * s.H + h) * s.L + q.begin,
+          .padded = padded_columns(k.size),
+          .keys = keys,
+          .scores = scores};
+}
+
+template <class T>
+void forward_short(const AttentionParams& p, int64_t n, int64_t h, Range q) {
+  const Range k = Attention<T>(p.in).seen(q, {0, p.in.shape.S});
+  const int64_t padded = padded_columns(k.size);
+  const Scratch<T> keys(padded * p.in.shape.E), scores(padded * kHeadRows);
+  of_type<T>(attention_kernels())
+      .head(short_head(p.in, n, h, q, k, matrix<T>(p.y, n, h, q.begin), p.lse, keys.data(), scores.data()));
+}
+
 template <class T>
 void forward_block(const AttentionParams& p, int64_t n, int64_t h, Range q) {
   const AttentionShape& s = p.in.shape;
@@ -171,7 +211,8 @@ void forward(const AttentionParams& p) {
       const int64_t head = task / blocks, i = task % blocks;
       // From both ends to the middle: with a causal mask neighbours together have the same work.
       const int64_t block = i % 2 == 0 ? i / 2 : blocks - 1 - i / 2;
-      forward_block<T>(p, head / s.H, head % s.H, at.queries(block));
+      const auto& run = s.S <= kShort ? forward_short<T> : forward_block<T>;
+      run(p, head / s.H, head % s.H, at.queries(block));
     }
   });
 }
@@ -185,8 +226,34 @@ struct Wants {
 };
 
 template <class T>
+void backward_short(const AttentionBackwardParams& p, int64_t n, int64_t h, Range q, Range k, Wants wants) {
+  const AttentionShape& s = p.in.shape;
+  const int64_t padded = padded_columns(k.size), hk = h / Attention<T>(p.in).group();
+  const Scratch<T> keys(padded * s.E), values(padded * s.EV), scores(padded * q.size),
+      slopes(padded * q.size);
+  const Matrix<T> dy = matrix<T>(p.dy, n, h, q.begin), dq = matrix<T>(p.dq, n, h, q.begin),
+                  dk = matrix<T>(p.dk, n, hk, k.begin), dv = matrix<T>(p.dv, n, hk, k.begin);
+  of_type<T>(attention_kernels())
+      .head_backward({.head = short_head(p.in, n, h, q, k, matrix<T>(p.y, n, h, q.begin), p.lse, keys.data(),
+                                         scores.data()),
+                      .dy = dy.data,
+                      .dq = wants.queries && p.dq.data ? dq.data : nullptr,
+                      .dk = wants.keys && p.dk.data ? dk.data : nullptr,
+                      .dv = wants.keys && p.dv.data ? dv.data : nullptr,
+                      .dy_row = dy.row,
+                      .dq_row = dq.row,
+                      .dk_row = dk.row,
+                      .dv_row = dv.row,
+                      .add_queries = !wants.first_of_queries,
+                      .add_keys = !wants.first_of_keys,
+                      .values = values.data(),
+                      .slopes = slopes.data()});
+}
+
+template <class T>
 void backward_tile(const AttentionBackwardParams& p, int64_t n, int64_t h, Range q, Range k, Wants wants) {
   const AttentionShape& s = p.in.shape;
+  if (s.S <= kShortBackward) return backward_short<T>(p, n, h, q, k, wants);
   const Attention<T> at(p.in);
   const auto& ops = of_type<T>(attention_kernels());
   const Scratch<T> scores(q.size * k.size), slopes(q.size * k.size), delta(q.size);

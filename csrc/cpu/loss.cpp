@@ -1,35 +1,21 @@
-// Cross-entropy: whole rows, or strips of columns, are handed to threads; a position never crosses threads.
-// The losses of the positions are added in double afterwards, in pieces of fixed size.
+// Losses of classes, split over threads. Those of the positions are added in double afterwards, in pieces of
+// fixed size.
 #include "fastnn/loss.h"
 
 #include <vector>
 
 #include "cpu/kernels/loss.h"
-#include "cpu/parallel.h"
+#include "cpu/kernels/loss_nll.h"
+#include "cpu/kernels/loss_soft.h"
+#include "cpu/loss_positions.h"
+#include "fastnn/loss_nll.h"
+#include "fastnn/loss_soft.h"
 
 namespace fastnn::cpu {
 namespace {
 
-constexpr int kCost = 4;          // per logit, in units of a copy's: an exponential and two passes
-constexpr int64_t kColumns = 64;  // of one strip: as few as keep the steps from class to class in full lines
-constexpr int64_t kSumPiece = 16384;  // positions that are added up by one thread
-
-template <class Params, class Rows, class Columns>
-void each_position(const Params& p, const Rows& rows, const Columns& columns) {
-  const int64_t width = p.inner == 1 ? 1 : std::min(p.inner, kColumns);
-  const int64_t grain = std::max<int64_t>(1, kGrain / kCost / std::max<int64_t>(1, p.C * width));
-  if (p.inner == 1) {
-    parallel_for(p.N, grain, [&](int64_t begin, int64_t end) { rows(p, begin, end); });
-    return;
-  }
-  const int64_t strips = (p.inner + kColumns - 1) / kColumns;
-  parallel_for(p.N * strips, grain, [&](int64_t first, int64_t last) {
-    for (int64_t item = first; item < last; ++item) {
-      const int64_t begin = item % strips * kColumns;
-      columns(p, item / strips, begin, std::min(p.inner, begin + kColumns));
-    }
-  });
-}
+constexpr int64_t kSumPiece = 16384;    // positions that are added up by one thread
+constexpr int64_t kGatherGrain = 1024;  // positions that are worth a thread: each reads a line of its own
 
 // The sum of f(position), which gives doubles.
 template <class F>
@@ -85,6 +71,27 @@ void cross_entropy_forward(const CrossEntropyParams& p) {
 
 void cross_entropy_backward(const CrossEntropyBackwardParams& p) {
   each_position(p, loss_kernels().rows_backward, loss_kernels().columns_backward);
+}
+
+void soft_cross_entropy_forward(const SoftCrossEntropyParams& p) {
+  each_position(p, loss_soft_kernels().rows, loss_soft_kernels().columns);
+}
+
+void soft_cross_entropy_backward(const SoftCrossEntropyBackwardParams& p) {
+  each_position(p, loss_soft_kernels().rows_backward, loss_soft_kernels().columns_backward);
+}
+
+void nll_forward(const NllParams& p) {
+  parallel_for(p.N * p.inner, kGatherGrain,
+               [&](int64_t begin, int64_t end) { loss_nll_kernels().losses(p, begin, end); });
+}
+
+void nll_backward(const NllBackwardParams& p) {
+  const auto& gradient = loss_nll_kernels().gradient;
+  const auto rows = [&](const NllBackwardParams&, int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) gradient(p, n, 0, 1);
+  };
+  each_position(p, rows, gradient);
 }
 
 }  // namespace fastnn::cpu

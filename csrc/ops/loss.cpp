@@ -1,32 +1,15 @@
-// Cross-entropy: front op, private op, autograd. Class indices have kernels; class probabilities and label
-// smoothing are torch's.
-#include "ops/loss.h"
-
+// Cross-entropy: the front op; the private op of class indices and its autograd. Label smoothing and class
+// probabilities: loss_soft.cpp.
 #include "ops/bind.h"
 #include "ops/front.h"
+#include "ops/loss_soft.h"
+#include "ops/loss_targets.h"
 #include "ops/node.h"
 
 namespace fastnn::ops {
 namespace {
 
 using Tensors = std::tuple<Tensor, Tensor, Tensor>;
-
-// What the kernels read of the targets, checked with torch's words.
-struct Classes {
-  Tensor index, weight;
-  ClassTargets view;
-
-  Classes(const Tensor& x, const Tensor& target, const OptionalTensor& class_weight, int64_t ignored) {
-    const DimensionView v = class_view(x);
-    TORCH_CHECK(target.scalar_type() == at::kLong && target.numel() == v.outer * v.inner,
-                "fastnn::_cross_entropy: targets of ", target.sizes(), " and ", target.scalar_type());
-    index = target.contiguous();
-    weight = vector_of(class_weight, v.length, compute_type(x));
-    view = {.index = index.const_data_ptr<int64_t>(), .class_weight = data(weight), .ignored = ignored};
-    const int64_t* bad = cpu::first_bad_target(view, index.numel(), v.length);
-    TORCH_CHECK_INDEX(bad == nullptr, "Target ", bad == nullptr ? 0 : *bad, " is out of bounds.");
-  }
-};
 
 // The loss; the largest logit and the sum of exponentials of each position; what the mean is divided by, in
 // double.
@@ -53,8 +36,7 @@ Tensors cross_entropy_cpu(const Tensor& x, const Tensor& target, const OptionalT
   double divisor = 1;
   if (reduction != at::Reduction::None) {
     if (reduction == at::Reduction::Mean) divisor = cpu::sum_of_weights(dtype, classes.view, positions);
-    const double sum = cpu::sum_of_losses(dtype, loss.const_data_ptr(), positions);
-    loss = at::empty({}, x.options()).fill_(sum / divisor);
+    loss = reduced_loss(loss, x, divisor);
   }
   normaliser.fill_(divisor);
   return {loss.to(x.scalar_type()), statistics, normaliser};
@@ -67,10 +49,7 @@ Tensor cross_entropy_backward_cpu(const Tensor& dy, const Tensor& x, const Tenso
   const Classes classes(x, target, weight, ignored);
   const int64_t positions = v.outer * v.inner;
   check_sizes(statistics, {2, positions}, at::empty({0}, x.options().dtype(compute_type(x))), "statistics");
-  TORCH_CHECK(dy.numel() == (reduction == at::Reduction::None ? positions : 1) && normaliser.numel() == 1,
-              "fastnn::_cross_entropy_backward: dy of ", dy.sizes());
-  const Tensor dense = x.contiguous(), slopes = dy.to(compute_type(x)).contiguous(),
-               kept = statistics.contiguous();
+  const Tensor dense = x.contiguous(), slopes = slopes_of(dy, x, reduction), kept = statistics.contiguous();
   Tensor dx = at::empty(x.sizes(), x.options());
   cpu::cross_entropy_backward({.dtype = dtype_of(x),
                                .N = v.outer,
@@ -184,33 +163,32 @@ TORCH_LIBRARY_IMPL(fastnn, Autograd, m) {
 // --- front op --------------------------------------------------------------------------------------------
 
 const Op cross_entropy_op("cross_entropy", "_cross_entropy", kFloating, /*autocast=*/true);
+const Op soft_op("cross_entropy_soft", "_cross_entropy_soft", kFloating, /*autocast=*/true);
 
-const char* why_not_cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
-                                  int64_t reduction, double label_smoothing) {
-  if (const char* reason = why_not(cross_entropy_op, input, or_undefined(weight))) return reason;
-  if (target.scalar_type() != at::kLong) return "targets are not class indices of 64 bits";
+const char* why_not_cross_entropy(const Op& op, const Tensor& input, const Tensor& target,
+                                  const OptionalTensor& weight, int64_t reduction, int64_t ignore_index,
+                                  double label_smoothing) {
+  if (const char* reason = why_not(op, input, or_undefined(weight))) return reason;
   if (!is_plain(target)) return "targets that are not plain and dense";
-  if (target.device() != input.device()) return "targets on another device";
-  if (label_smoothing != 0) return "label smoothing";
-  if (needs_grad(weight)) return "a gradient of the class weights";
-  if (reduction < at::Reduction::None || reduction > at::Reduction::Sum) return "an unknown reduction";
-  const int64_t dims = input.dim();
-  if (dims == 0 || input.numel() == 0) return "an empty or 0-d input";
-  const int64_t classes = input.size(dims == 1 ? 0 : 1);
-  // Strips of columns compare classes as floats.
-  if (dims > 2 && classes >= (int64_t{1} << 24)) return "too many classes";
-  if (weight && weight->defined() && (weight->dim() != 1 || weight->numel() != classes))
-    return "class weights of another length than the classes";
-  std::vector<int64_t> expected = input.sizes().vec();
-  expected.erase(expected.begin() + (dims == 1 ? 0 : 1));
-  return target.sizes() == expected ? nullptr : "targets of another shape than the input without its classes";
+  if (const char* reason = why_not_classes(input, weight, reduction)) return reason;
+  if (!(label_smoothing >= 0 && label_smoothing <= 1)) return "label smoothing outside of [0, 1]";
+  if (!target.is_floating_point()) return why_not_indices(input, target);
+  if (const char* reason = why_not(op, input, target)) return reason;
+  if (needs_grad(target)) return "a gradient of the class probabilities";
+  if (ignore_index >= 0) return "an ignored class beside class probabilities";
+  return target.sizes() == input.sizes() ? nullptr : "class probabilities of another shape than the input";
 }
 
 Tensor cross_entropy(const Tensor& input, const Tensor& target, const OptionalTensor& weight,
                      int64_t reduction, int64_t ignore_index, double label_smoothing) {
+  const bool soft = label_smoothing != 0 || target.is_floating_point();
+  const Op& op = soft ? soft_op : cross_entropy_op;
   return front(
-      cross_entropy_op, why_not_cross_entropy(input, target, weight, reduction, label_smoothing),
-      [&] { return std::get<0>(cross_entropy_autograd(input, target, weight, reduction, ignore_index)); },
+      op, why_not_cross_entropy(op, input, target, weight, reduction, ignore_index, label_smoothing),
+      [&] {
+        return soft ? cross_entropy_soft(input, target, weight, reduction, ignore_index, label_smoothing)
+                    : std::get<0>(cross_entropy_autograd(input, target, weight, reduction, ignore_index));
+      },
       [&] {
         return at::cross_entropy_loss(input, target, weight, reduction, ignore_index, label_smoothing);
       });

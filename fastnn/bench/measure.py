@@ -61,7 +61,7 @@ def forward_of(case: Case, module: torch.nn.Module, inputs: list[torch.Tensor]) 
 def training_of(case: Case, module: torch.nn.Module, inputs: list[torch.Tensor]) -> Callable[[], object]:
     """A call and its backward: gradients of all parameters, and of the input except for whole networks."""
     x = inputs[0].detach()
-    x.requires_grad_(not case.is_network)
+    x.requires_grad_(not case.is_network and x.is_floating_point())
     wanted = [t for t in (x, *module.parameters()) if t.requires_grad]
     y = module(x, *inputs[1:], **case.call).detach()
     dy = torch.empty_like(y).copy_(

@@ -53,7 +53,8 @@ def measure(case: Case, side: str) -> dict[str, int]:
     for _ in range(_WARM_UP):
         step()
     before = memory.now()
-    y = module(inputs[0].detach().requires_grad_(case.family != "network"), *inputs[1:], **case.call)
+    x = inputs[0].detach()
+    y = module(x.requires_grad_(case.family != "network" and x.is_floating_point()), *inputs[1:], **case.call)
     kept = memory.now() - before
     del y
     memory.reset()

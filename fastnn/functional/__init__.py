@@ -12,6 +12,7 @@ from fastnn.functional.attention import *
 from fastnn.functional.batchnorm import *
 from fastnn.functional.conv import *
 from fastnn.functional.dropout import *
+from fastnn.functional.embedding import *
 from fastnn.functional.linear import *
 from fastnn.functional.loss import *
 from fastnn.functional.normalization import *

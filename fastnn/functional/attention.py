@@ -69,6 +69,16 @@ def _longer(mask: Tensor | None) -> Tensor | None:
     return None if mask is None else F.pad(mask, (0, 1))
 
 
+def _joint_mask(mask: Tensor | None, padding: Tensor | None, N: int, heads: int) -> Tensor | None:
+    """Both masks as one that broadcasts to ``(N, heads, L, S)``."""
+    if mask is not None and mask.dim() == 3:
+        mask = mask.view(N, heads, mask.shape[1], mask.shape[2])
+    if padding is None:
+        return mask
+    padding = padding.view(N, 1, 1, padding.shape[1])
+    return padding if mask is None else mask + padding
+
+
 def attend(
     query: Tensor,
     key: Tensor,
@@ -96,6 +106,12 @@ def attend(
     """
     batch, tokens = (0, 1) if batch_first else (1, 0)
     N = query.shape[batch]
+    packed, plain = weights[0], bias_k is None and not add_zero_attn and not need_weights
+    if packed is not None and query is key is value and plain:
+        qkv = linear(query, packed, in_proj_bias)
+        mask = _joint_mask(attn_mask, key_padding_mask, N, num_heads)
+        y = door().packed_attention(qkv, mask, num_heads, batch_first, dropout_p, is_causal)
+        return linear(y, out_proj_weight, out_proj_bias), None
     q, k, v = _projections(query, key, value, weights, in_proj_bias)
     extra = []
     if bias_k is not None and bias_v is not None:
@@ -112,13 +128,7 @@ def attend(
         return x.unflatten(-1, (num_heads, -1)).permute(batch, 2, tokens, 3)
 
     q, k, v = heads(q), heads(k), heads(v)
-    mask = attn_mask
-    if mask is not None and mask.dim() == 3:
-        mask = mask.view(N, num_heads, mask.shape[1], mask.shape[2])
-    if key_padding_mask is not None:
-        padding = key_padding_mask.view(N, 1, 1, key_padding_mask.shape[1])
-        mask = padding if mask is None else mask + padding
-
+    mask = _joint_mask(attn_mask, key_padding_mask, N, num_heads)
     attention: Tensor | None = None
     if need_weights:
         scores = q * math.sqrt(1.0 / q.shape[-1]) @ k.transpose(-1, -2)

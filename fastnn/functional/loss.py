@@ -6,7 +6,7 @@ from torch.nn import _reduction
 
 from fastnn.functional._route import door, has_torch_function, is_scripting
 
-__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss"]
+__all__ = ["binary_cross_entropy_with_logits", "cross_entropy", "mse_loss", "nll_loss"]
 
 
 def cross_entropy(
@@ -19,7 +19,7 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy of logits and classes; see :func:`torch.nn.functional.cross_entropy`."""
+    """Cross-entropy of logits and classes or class probabilities; see :func:`torch.nn.functional.cross_entropy`."""
     if not is_scripting():
         if not has_torch_function((input, target, weight)):
             if size_average is not None or reduce is not None:
@@ -31,6 +31,24 @@ def cross_entropy(
     )
 
 
+def nll_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    ignore_index: int = -100,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log-likelihood of log-probabilities and classes; see :func:`torch.nn.functional.nll_loss`."""
+    if not is_scripting():
+        if not has_torch_function((input, target, weight)):
+            if size_average is not None or reduce is not None:
+                reduction = _reduction.legacy_get_string(size_average, reduce)
+            return door().nll_loss(input, target, weight, _reduction.get_enum(reduction), ignore_index)
+    return F.nll_loss(input, target, weight, size_average, ignore_index, reduce, reduction)
+
+
 def mse_loss(
     input: Tensor,
     target: Tensor,
@@ -39,11 +57,12 @@ def mse_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Squared differences; see :func:`torch.nn.functional.mse_loss`, which takes weights and other shapes."""
+    """Squared differences; see :func:`torch.nn.functional.mse_loss`, which takes other shapes."""
     if not is_scripting():
-        plain = weight is None and size_average is None and reduce is None
-        if plain and not has_torch_function((input, target)) and target.size() == input.size():
-            return door().mse_loss(input, target, _reduction.get_enum(reduction))
+        plain = size_average is None and reduce is None and target.size() == input.size()
+        plain = plain and (weight is None or weight.size() == input.size())
+        if plain and not has_torch_function((input, target, weight)):
+            return door().mse_loss(input, target, weight, _reduction.get_enum(reduction))
     # torch's type stub does not know `weight`
     return F.mse_loss(input, target, size_average, reduce, reduction, weight)  # type: ignore[call-arg]
 

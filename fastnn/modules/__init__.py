@@ -8,6 +8,7 @@ from fastnn.modules import attention as _attention
 from fastnn.modules import batchnorm as _batchnorm
 from fastnn.modules import conv as _conv
 from fastnn.modules import dropout as _dropout
+from fastnn.modules import embedding as _embedding
 from fastnn.modules import linear as _linear
 from fastnn.modules import loss as _loss
 from fastnn.modules import normalization as _normalization
@@ -19,6 +20,7 @@ from fastnn.modules.attention import *  # noqa: F403
 from fastnn.modules.batchnorm import *  # noqa: F403
 from fastnn.modules.conv import *  # noqa: F403
 from fastnn.modules.dropout import *  # noqa: F403
+from fastnn.modules.embedding import *  # noqa: F403
 from fastnn.modules.linear import *  # noqa: F403
 from fastnn.modules.loss import *  # noqa: F403
 from fastnn.modules.normalization import *  # noqa: F403
@@ -32,6 +34,7 @@ __all__ = [
     *_batchnorm.__all__,
     *_conv.__all__,
     *_dropout.__all__,
+    *_embedding.__all__,
     *_linear.__all__,
     *_loss.__all__,
     *_normalization.__all__,

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from fastnn import functional as F
 from fastnn.modules._base import Native
 
-__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss"]
+__all__ = ["BCEWithLogitsLoss", "CrossEntropyLoss", "MSELoss", "NLLLoss"]
 
 
 class CrossEntropyLoss(Native, nn.CrossEntropyLoss):
@@ -19,6 +19,15 @@ class CrossEntropyLoss(Native, nn.CrossEntropyLoss):
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
+        )
+
+
+class NLLLoss(Native, nn.NLLLoss):
+    __doc__ = nn.NLLLoss.__doc__
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return F.nll_loss(
+            input, target, weight=self.weight, ignore_index=self.ignore_index, reduction=self.reduction
         )
 
 

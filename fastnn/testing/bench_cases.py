@@ -27,12 +27,13 @@ def _case(
     random: bool = False,
     classes: int = 0,
     paired: bool = False,
+    indices: int = 0,
     **kw: Any,
 ) -> Case:
     random |= layer.endswith("ropout") or layer in ("Dropout1d", "Dropout2d", "Dropout3d", "RReLU")
     return Case(
         family, layer, args, kw, shape=shape, dtypes=_FLOAT, train=train, random=random, algorithm=algorithm,
-        classes=classes, paired=paired, quick=quick,
+        classes=classes, paired=paired, indices=indices, quick=quick,
     )  # fmt: skip
 
 
@@ -141,9 +142,24 @@ def _loss() -> list[Case]:
         _case("loss", "CrossEntropyLoss", (4096, 10000), classes=10000, quick=True),
         _case("loss", "CrossEntropyLoss", (128, 10), classes=10),
         _case("loss", "CrossEntropyLoss", (16, 21, 64, 64), classes=21),
+        _case("loss", "CrossEntropyLoss", (4096, 1000), classes=1000, label_smoothing=0.1),
+        _case("loss", "CrossEntropyLoss", (4096, 1000), paired=True),
+        _case("loss", "NLLLoss", (4096, 1000), classes=1000),
+        _case("loss", "NLLLoss", (16, 21, 64, 64), classes=21),
         _case("loss", "MSELoss", (64, 100), paired=True),
         _case("loss", "MSELoss", _PLANES, paired=True),
         _case("loss", "BCEWithLogitsLoss", _PLANES, paired=True),
+    ]
+
+
+def _embedding() -> list[Case]:
+    return [
+        _case("embedding", "Embedding", (64, 200), 30000, 256, indices=30000, quick=True),
+        _case("embedding", "Embedding", (32, 100), 97, 64, indices=97),
+        _case("embedding", "Embedding", (8, 512), 5000, 768, indices=5000, padding_idx=0),
+        _case("embedding", "EmbeddingBag", (512, 50), 50000, 64, indices=50000),
+        _case("embedding", "EmbeddingBag", (512, 50), 50000, 64, indices=50000, mode="sum"),
+        _case("embedding", "EmbeddingBag", (512, 50), 5000, 64, indices=5000, mode="max"),
     ]
 
 
@@ -232,7 +248,7 @@ def _fused() -> list[Case]:
 
 BENCH: list[Case] = [
     *_linear(), *_conv(), *_pooling(), *_batchnorm(), *_normalization(), *_activation(), *_softmax(), *_loss(),
-    *_dropout(), *_attention(), *_rnn(), *_network(), *_fused(),
+    *_embedding(), *_dropout(), *_attention(), *_rnn(), *_network(), *_fused(),
 ]  # fmt: skip
 
 # For `bench --memory`: a network more, whose output is drawn, so that no reference can tell whether they are right.

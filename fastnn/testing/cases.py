@@ -33,8 +33,8 @@ def library(side: str) -> ModuleType:
 class Case:
     """One layer with its arguments and the input it is called with.
 
-    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, loss, dropout, attention,
-        rnn, network, fused: networks given to `fastnn.fuse`).
+    family: the stem that owns it (linear, conv, pooling, batchnorm, normalization, activation, softmax, loss, dropout, embedding,
+        attention, rnn, network, fused: networks given to `fastnn.fuse`).
     layer: class name in torch.nn, or a function of `networks.py`: families `network`, `fused` and `rnn`, some of `attention`.
     shape: sizes of the input, batch first.
     layouts: the input layouts to try, see `ALL_LAYOUTS`.
@@ -43,6 +43,7 @@ class Case:
     algorithm: the one of fastnn's that the case is about, where it has a limit of its own, see `compare.py`.
     call: further keyword arguments of the call, e.g. output_size. unpool: arguments of the pooling to undo.
     classes: the second input is a tensor of class indices below this, one for each position of the first.
+    indices: the input is a tensor of indices below this, not of numbers.
     paired: the second input has the shape and dtype of the first, with numbers from [0, 1).
     """
 
@@ -61,6 +62,7 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
     unpool: dict[str, Any] | None = None
     classes: int = 0
+    indices: int = 0
     paired: bool = False
     quick: bool = False
 
@@ -72,6 +74,7 @@ class Case:
         parts = [f"{fused}{self.layer}({', '.join(arguments)})", "x".join(map(str, self.shape)) or "scalar"]
         parts += [f"{k}={v!r}" for k, v in self.call.items()]
         parts += [self.values] if self.values != "normal" else []
+        parts += ["of probabilities"] if self.paired and self.layer == "CrossEntropyLoss" else []
         parts += [] if self.train else ["eval"]
         return " ".join(parts)
 
@@ -128,6 +131,8 @@ class Case:
             )
             x, indices = pool(torch.randn(self.unpool["shape"], generator=generator))
             return [apply_layout(x.to(kind), layout), indices]
+        if self.indices:
+            return [apply_layout(torch.randint(self.indices, self.shape, generator=generator), layout)]
         inputs = [apply_layout(_values(self.values, self.shape, generator).to(kind), layout)]
         if self.classes:
             positions = self.shape[:1] + self.shape[2:] if len(self.shape) > 1 else ()

@@ -131,10 +131,12 @@ def run_module(
     outputs = list(raw) if isinstance(raw, tuple) else [raw]
     result = Result(outputs={f"output {i}" if i else "output": y.detach() for i, y in enumerate(outputs)})
     if gradients and outputs[0].requires_grad:
-        parameters = dict(module.named_parameters())
-        wanted = [x, *parameters.values()]
-        grads = torch.autograd.grad(outputs[0], wanted, incoming_gradient(outputs[0]), allow_unused=True)
-        for name, grad in zip(["input", *parameters], grads, strict=True):
+        tensors = {"input": x, **dict(module.named_parameters())}
+        wanted = {name: t for name, t in tensors.items() if t.is_floating_point()}
+        grads = torch.autograd.grad(
+            outputs[0], list(wanted.values()), incoming_gradient(outputs[0]), allow_unused=True
+        )
+        for name, grad in zip(wanted, grads, strict=True):
             if grad is not None:
                 result.gradients[f"gradient of {name}"] = grad
     result.buffers = {f"buffer {name}": b.detach().clone() for name, b in module.named_buffers()}

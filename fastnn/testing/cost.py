@@ -11,6 +11,7 @@ Backward reads dy and whatever the formula of the layer needs, and writes dx and
     max pooling                       x + y            dy + one byte per output + dx
     other pooling, Flatten, Identity  x + y            dy + dx
     relu-like activations             x + y            dy + one bit per element + dx
+    embeddings                        rows + y         dy + p (rows: those that the indices name)
     dropout                           x + y            dy + dx (the mask is drawn again)
     norms, other activations          x + p + y        dy + x + p + dx + p
 
@@ -70,6 +71,9 @@ def _layer(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, input_grad
     dx_bytes = x_bytes if input_gradient else 0
     operations = 2.0 * _multiplications(module, x, y)
     forward = Cost(operations, x_bytes + p_bytes + y_bytes)
+    if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+        rows = x.numel() * module.embedding_dim * _ITEM
+        return Work(Cost(0, rows + y_bytes), Cost(0, y_bytes + p_bytes))
     if isinstance(module, _FREE):
         return Work(Cost(0, 0), Cost(0, 0))
     if isinstance(module, _MAXIMA):

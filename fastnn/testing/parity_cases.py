@@ -394,15 +394,48 @@ def _loss() -> list[Case]:
     for shape in shapes:
         classes = shape[min(1, len(shape) - 1)]
         for kw in arguments:
-            cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, classes=classes))
+            for layer in ("CrossEntropyLoss", "NLLLoss"):
+                cases.append(Case("loss", layer, (), kw, shape=shape, classes=classes))
+            smooth = {**kw, "label_smoothing": 0.2}
+            cases.append(Case("loss", "CrossEntropyLoss", (), smooth, shape=shape, classes=classes))
+        for kw in ({}, {"reduction": "none", "label_smoothing": 0.2}, {"reduction": "sum"}):
+            cases.append(Case("loss", "CrossEntropyLoss", (), kw, shape=shape, paired=True))
     for layer in ("MSELoss", "BCEWithLogitsLoss"):
         for reduction in ("mean", "sum", "none"):
             for shape in [(), (7,), (33, 70), (2, 3, 5, 7), (5000,)]:
                 cases.append(Case("loss", layer, (), {"reduction": reduction}, shape=shape, paired=True))
     return [
         *cases,
-        Case("loss", "CrossEntropyLoss", (), shape=(6, 40), classes=40, values="large_mean"),
+        *(
+            Case("loss", "CrossEntropyLoss", (), kw, shape=(6, 40), classes=40, values="large_mean")
+            for kw in ({}, {"label_smoothing": 0.1})
+        ),
+        Case("loss", "CrossEntropyLoss", (), shape=(6, 40), paired=True, values="large_mean"),
     ]
+
+
+def _embedding() -> list[Case]:
+    rows: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("Embedding", (17, 5), {}),
+        ("Embedding", (40, 64), {"padding_idx": 3}),
+        ("Embedding", (40, 200), {"scale_grad_by_freq": True, "padding_idx": -1}),
+        ("Embedding", (30, 33), {"max_norm": 1.5}),
+        ("Embedding", (30, 33), {"max_norm": 5.0, "norm_type": 1.0}),
+        ("Embedding", (3, 131), {}),
+        *(
+            ("EmbeddingBag", (40, width), {"mode": m})
+            for width in (1, 70, 256)
+            for m in ("sum", "mean", "max")
+        ),
+        *(("EmbeddingBag", (17, 20), {"mode": m, "padding_idx": 2}) for m in ("sum", "mean", "max")),
+        ("EmbeddingBag", (17, 20), {"max_norm": 2.0}),
+        ("EmbeddingBag", (1, 20), {"mode": "max"}),
+    ]
+    cases = []
+    for layer, args, kw in rows:
+        for shape in [(9, 7), (1, 1), (3, 300)] + [(5,), (), (2, 3, 4), (0,)] * (layer == "Embedding"):
+            cases.append(Case("embedding", layer, args, kw, shape=shape, indices=args[0]))
+    return cases
 
 
 def _dropout() -> list[Case]:
@@ -494,6 +527,7 @@ PARITY: list[Case] = [
     *_activation(),
     *_softmax(),
     *_loss(),
+    *_embedding(),
     *_dropout(),
     *_attention(),
     *_rnn(),

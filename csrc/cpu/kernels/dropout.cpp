@@ -61,6 +61,30 @@ void features(const T* x, T* y, int64_t first, int64_t n, int64_t length, Philox
   });
 }
 
+template <class T>
+void relu(const T* x, T* y, int64_t first, int64_t n, PhiloxStream stream, uint32_t threshold,
+          Compute<T> scale) {
+  using V = Vec<Compute<T>>;
+  const V factor(scale), zero(0);
+  const auto each = [&](int64_t i, I32 drop, int count) __attribute__((always_inline)) {
+    for_each_piece<V>(drop, count, [&](int at, auto piece, int lanes) __attribute__((always_inline)) {
+      const auto dropped = __builtin_convertvector(piece, typename V::IntRaw);
+      const V kept = V::from_bits(factor.bits() & ~dropped);
+      store_n(y + i + at, max(zero, load_n(x + i + at, lanes)) * kept, lanes);  // a NaN of x stays
+    });
+  };
+  for_each_decision(first, n, stream, threshold, each);
+}
+
+template <class T>
+void relu_backward(const T* dy, const T* y, T* dx, int64_t n, Compute<T> scale) {
+  using V = Vec<Compute<T>>;
+  const V factor(scale), zero(0);
+  for_each_vec<V>(n, [&](int64_t i, int lanes) {
+    store_n(dx + i, select(load_n(y + i, lanes) <= zero, zero, load_n(dy + i, lanes) * factor), lanes);
+  });
+}
+
 void random(uint32_t* words, uint64_t counter, int64_t n, PhiloxStream stream) {
   for (int64_t i = 0; i < n; i += 2 * kWords, counter += kCounters) {
     const Batch batch = philox(counter, stream);
@@ -70,7 +94,7 @@ void random(uint32_t* words, uint64_t counter, int64_t n, PhiloxStream stream) {
 }
 
 template <class T>
-constexpr DropoutOps<T> kOps = {elements<T>, features<T>};
+constexpr DropoutOps<T> kOps = {elements<T>, features<T>, relu<T>, relu_backward<T>};
 
 }  // namespace
 

@@ -17,6 +17,10 @@ struct DropoutOps {
   // The same with one decision for `length` elements.
   void (*features)(const T* x, T* y, int64_t first, int64_t n, int64_t length, PhiloxStream,
                    uint32_t threshold, A scale, A kept, A dropped);
+  // y[i] = max(0, x[i]) * scale, or * 0 where it is dropped; indices as those of elements().
+  void (*relu)(const T* x, T* y, int64_t first, int64_t n, PhiloxStream, uint32_t threshold, A scale);
+  // dx = y > 0 ? dy * scale : 0, or NaN where y is.
+  void (*relu_backward)(const T* dy, const T* y, T* dx, int64_t n, A scale);
 };
 
 struct DropoutKernels {

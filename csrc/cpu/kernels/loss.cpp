@@ -7,7 +7,7 @@
 // loss and gradient 0 whatever its logits are.
 #include "cpu/kernels/loss.h"
 
-#include "cpu/simd/lanes.h"
+#include "cpu/kernels/loss_targets.h"
 #include "cpu/simd/math.h"
 
 namespace {
@@ -15,37 +15,6 @@ namespace {
 using namespace fastnn;
 
 constexpr int64_t kSumBlock = 2048;  // of a row, added up apart: a long chain of additions would lose digits
-
-// What the positions of a call share, in the compute type.
-template <class C>
-struct Targets {
-  const int64_t* index;
-  const C* class_weight;
-  int64_t ignored;
-  FASTNN_INLINE explicit Targets(const ClassTargets& t)
-      : index(t.index), class_weight(static_cast<const C*>(t.class_weight)), ignored(t.ignored) {}
-  FASTNN_INLINE bool counts(int64_t position) const { return index[position] != ignored; }
-  FASTNN_INLINE C weight(int64_t position) const {
-    return class_weight ? class_weight[index[position]] : C(1);
-  }
-};
-
-// dy times the weight of the position.
-template <class C>
-struct Slopes {
-  Targets<C> target;
-  const C* dy;
-  bool number;
-  C scale;
-  FASTNN_INLINE explicit Slopes(const CrossEntropyBackwardParams& p)
-      : target(p.target),
-        dy(static_cast<const C*>(p.dy)),
-        number(p.dy_is_number),
-        scale(static_cast<C>(p.scale)) {}
-  FASTNN_INLINE C operator()(int64_t position) const {
-    return target.counts(position) ? dy[number ? 0 : position] * scale * target.weight(position) : C(0);
-  }
-};
 
 template <class C>
 FASTNN_INLINE C log_of(C x) {
@@ -61,14 +30,7 @@ void rows(const CrossEntropyParams& p, int64_t begin, int64_t end) {
     C *peaks = static_cast<C*>(p.peak), *sums = static_cast<C*>(p.sum), *loss = static_cast<C*>(p.loss);
     for (int64_t row = begin; row < end; ++row) {
       const T* x = static_cast<const T*>(p.x) + row * p.C;
-      V best[4] = {minus_infinity<V>(), minus_infinity<V>(), minus_infinity<V>(), minus_infinity<V>()};
-      int64_t i = 0;
-      for (; i + 4 * V::N <= p.C; i += 4 * V::N)
-        for (int k = 0; k < 4; ++k) best[k] = max(best[k], load_n(x + i + k * V::N, V::N));
-      for_each_vec<V>(p.C - i, [&](int64_t j, int n) {
-        best[0] = max(best[0], lanes_or_lowest(load_n(x + i + j, n), n));
-      });
-      const V peak = max_of_lanes(max(max(best[0], best[1]), max(best[2], best[3])));
+      const V peak = peak_of_row(x, p.C);
       V total(C(0));
       for (int64_t block = 0; block < p.C; block += kSumBlock) {
         V partial(C(0));

@@ -4,6 +4,16 @@
 
 namespace {
 
+// The numbers 0 to N - 1 as a list of template arguments.
+template <int... I>
+struct Lanes {};
+template <int N, int... I>
+struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
+template <int... I>
+struct LanesUpTo<0, I...> {
+  using type = Lanes<I...>;
+};
+
 template <class V>
 FASTNN_INLINE V minus_infinity() {
   return V(static_cast<typename V::Scalar>(-__builtin_inf()));
@@ -16,16 +26,26 @@ FASTNN_INLINE Vec<T> lanes_or_lowest(Vec<T> v, int n) {
   return n == Vec<T>::N ? v : select(iota<T>() < Vec<T>(static_cast<T>(n)), v, minus_infinity<Vec<T>>());
 }
 
+// Lane i takes what lane i ^ D has. The lanes are a list known when compiling: from a loop gcc would make the
+// list at run time, which takes longer than the shuffle.
+template <int D, class T, int... I>
+FASTNN_INLINE Vec<T> from_partners(Vec<T> a, Lanes<I...>) {
+  return Vec<T>(__builtin_shufflevector(a.v, a.v, (I ^ D)...));
+}
+
 // op over all lanes, in every lane: halves are exchanged and combined, log2(lanes) times, without leaving
 // the registers. Both partners compute the same number, so the lanes agree in every bit.
+template <int D, class T, class Op>
+FASTNN_INLINE Vec<T> over_lanes(Vec<T> a, const Op& op) {
+  if constexpr (D == 0) {
+    return a;
+  } else {
+    return over_lanes<D / 2>(op(a, from_partners<D>(a, typename LanesUpTo<Vec<T>::N>::type())), op);
+  }
+}
 template <class T, class Op>
 FASTNN_INLINE Vec<T> over_lanes(Vec<T> a, const Op& op) {
-  for (int distance = Vec<T>::N / 2; distance > 0; distance /= 2) {
-    typename Vec<T>::IntRaw partner{};
-    for (int i = 0; i < Vec<T>::N; ++i) partner[i] = i ^ distance;
-    a = op(a, Vec<T>(__builtin_shuffle(a.v, partner)));
-  }
-  return a;
+  return over_lanes<Vec<T>::N / 2>(a, op);
 }
 template <class T>
 FASTNN_INLINE Vec<T> max_of_lanes(Vec<T> a) {

@@ -5,18 +5,9 @@
 // upper D lanes of each pair of D-blocks of a with the lower ones of b: one shuffle per register, on any
 // target.
 #pragma once
-#include "cpu/simd/vec.h"
+#include "cpu/simd/lanes.h"
 
 namespace {
-
-template <int... I>
-struct Lanes {};
-template <int N, int... I>
-struct LanesUpTo : LanesUpTo<N - 1, N - 1, I...> {};
-template <int... I>
-struct LanesUpTo<0, I...> {
-  using type = Lanes<I...>;
-};
 
 template <int D, class T, int... I>
 FASTNN_INLINE Vec<T> exchange_low(Vec<T> a, Vec<T> b, Lanes<I...>) {

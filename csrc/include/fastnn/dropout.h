@@ -22,6 +22,25 @@ struct DropoutParams {
   const uint64_t* stream = nullptr;  // CUDA: [2] on the device, seed and offset, instead of those above
 };
 
+// Of relu and plain dropout in a row, y = keep ? max(0, x) * scale : max(0, x) * 0. Decisions as above, one
+// for each element. y > 0 says all that backward asks: dx = y > 0 ? dy * scale : 0.
+struct ReluDropoutParams {
+  DType dtype = DType::kFloat32;
+  int64_t count = 0;
+  const void* x = nullptr;  // [count]
+  void* y = nullptr;        // [count], may be x
+  double p = 0;
+  uint64_t seed = 0, offset = 0;
+};
+struct ReluDropoutBackwardParams {
+  DType dtype = DType::kFloat32;
+  int64_t count = 0;
+  const void* dy = nullptr;  // [count]
+  const void* y = nullptr;   // [count]
+  void* dx = nullptr;        // [count], may be dy
+  double scale = 1;
+};
+
 // The threshold of fastnn/philox.h: p * 2^32 to the nearest.
 inline uint32_t dropout_threshold(double p) {
   const double threshold = p * 4294967296.0 + 0.5;
@@ -30,6 +49,8 @@ inline uint32_t dropout_threshold(double p) {
 
 namespace cpu {
 void dropout(const DropoutParams&);
+void relu_dropout(const ReluDropoutParams&);
+void relu_dropout_backward(const ReluDropoutBackwardParams&);
 }  // namespace cpu
 
 }  // namespace fastnn
