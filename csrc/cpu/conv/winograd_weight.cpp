@@ -21,11 +21,9 @@
 namespace fastnn::cpu {
 namespace {
 
-constexpr int64_t kSquare = 128;            // most channels along a side of a square
 constexpr int64_t kBlockBytes = 512 << 10;  // V and W of a block
 constexpr int64_t kItems = 16;              // squares and splits: enough to share out
-constexpr int64_t kMinSplit =
-    128;  // tiles; a transform of the sums takes as long as products of 4 to 5 tiles
+constexpr int64_t kMinSplit = 128;          // tiles; transforming the sums takes as long as 4 to 5 of them
 constexpr int64_t kChain = 32;
 
 // [0, size) in parts of nearly equal numbers of whole registers.
@@ -40,6 +38,11 @@ struct Parts {
   int64_t room() const { return ceil_div(registers, count) * lanes; }  // of the largest
 };
 
+// Most channels along a side of a square: M of 96 by 96 is 1.3 MB, but a second square transforms all anew.
+int64_t side(int64_t channels) {
+  return channels <= 128 ? 128 : 96;
+}
+
 struct Plan {
   Parts c, k;                      // of a group; a part of each is a square
   int64_t v_tap, v_tile, w_tile;   // channels of x at one tap along the depth, at all of them; of dy
@@ -47,7 +50,7 @@ struct Plan {
   int64_t block, splits, squares;  // tiles in a block; runs of tiles; squares
 
   Plan(const ConvBackwardWeightParams& p, const WinogradTiles& tiles)
-      : c(p.c / p.g, kSquare / p.kernel[0]), k(p.k / p.g, p.k / p.g <= kSquare ? kSquare : kSquare * 3 / 4) {
+      : c(p.c / p.g, side(p.c / p.g) / p.kernel[0]), k(p.k / p.g, side(p.k / p.g)) {
     v_tap = c.room();
     v_tile = p.kernel[0] * v_tap;
     w_tile = k.room();
