@@ -216,7 +216,8 @@ void check_threads(const Shape& shape, cpu::ConvAlgorithms<Params> algorithms, i
   }
 }
 
-TEST(conv_bits_do_not_depend_on_threads) {
+// Once: how work is shared does not depend on the instruction set.
+TEST_ONCE(conv_bits_do_not_depend_on_threads) {
   const Shape shapes[] = {{3, 20, 24, 1, {1, 33, 35}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
                           {5, 24, 24, 24, {1, 30, 31}, {1, 3, 3}, {1, 2, 2}, {0, 1, 1}, {1, 1, 1}, 0},
                           {4, 3, 16, 1, {1, 40, 41}, {1, 5, 5}, {1, 2, 2}, {0, 2, 2}, {1, 1, 1}, 0},
@@ -247,7 +248,7 @@ const Shape kWinogradWeightShapes[] = {
     {2, 40, 36, 2, {1, 66, 70}, {1, 3, 3}, {1, 1, 1}, {0, 1, 1}, {1, 1, 1}, 0},
 };
 
-TEST(conv_winograd_weight_squares_and_splits) {
+TEST_ONCE(conv_winograd_weight_squares_and_splits) {
   for (const Shape& s : kWinogradWeightShapes) {
     for (const bool last : {false, true}) {
       check<float>(s, winograd<ConvBackwardWeightParams>(), &Sizes::y, &Sizes::x, &Sizes::w, s.k,
