@@ -17,6 +17,11 @@ EMULATED = os.environ.get("FASTNN_EMULATED", "")
 NOT_EMULATED = {
     "test_threads": "the number of CPU threads",
     "test_winograd_switch": "an algorithm of the CPU's",
+    "test_benchmark": "algorithms of the CPU's",
+    "test_benchmark_default_is_first": "algorithms of the CPU's",
+    "test_benchmark_obeys_the_other_switch": "algorithms of the CPU's",
+    "test_benchmark_measures_anew_for_another_kind": "algorithms of the CPU's",
+    "test_benchmark_in_several_threads": "algorithms of the CPU's",
 }
 if EMULATED:
     torch.ops.load_library(EMULATED)
