@@ -12,6 +12,7 @@ Backward reads dy and whatever the formula of the layer needs, and writes dx and
     other pooling, Flatten, Identity  x + y            dy + dx
     relu-like activations             x + y            dy + one bit per element + dx
     embeddings                        rows + y         dy + p (rows: those that the indices name)
+    NLLLoss                           one x a row      dx
     dropout                           x + y            dy + dx (the mask is drawn again)
     norms, other activations          x + p + y        dy + x + p + dx + p
 
@@ -74,6 +75,8 @@ def _layer(module: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, input_grad
     if isinstance(module, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
         rows = x.numel() * module.embedding_dim * _ITEM
         return Work(Cost(0, rows + y_bytes), Cost(0, y_bytes + p_bytes))
+    if isinstance(module, torch.nn.NLLLoss):  # one number of a row counts, the others' gradients are 0
+        return Work(Cost(0, x_bytes / x.shape[1]), Cost(0, dx_bytes))
     if isinstance(module, _FREE):
         return Work(Cost(0, 0), Cost(0, 0))
     if isinstance(module, _MAXIMA):
