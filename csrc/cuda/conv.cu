@@ -9,18 +9,6 @@
 namespace fastnn::cuda {
 namespace {
 
-// Calls f(Products<...>{}) with what multiplies numbers of this type.
-template <class F>
-void visit_simt(DType dtype, const F& f) {
-  if (dtype == DType::kFloat64) {
-    f(ConvProducts<Simt<double, kSmall, kSmall>, Simt<double, kSmall, kSmall>>{});
-  } else {
-    f(ConvProducts<Simt<float, kLarge, kLarge>, Simt<float, kSmall, kSmall>>{});
-  }
-}
-bool takes_tensor_cores(DType dtype, bool tf32) {
-  return dtype == DType::kFloat32 ? tf32 : dtype != DType::kFloat64;
-}
 constexpr const char *kDepthwise = "depthwise", *kTensor = "implicit GEMM, tensor cores",
                      *kSimt = "implicit GEMM";
 
@@ -32,7 +20,7 @@ int64_t conv_workspace(const ConvForwardParams& p) {
 const char* conv_forward(const ConvForwardParams& p, bool tf32, void* workspace, Stream stream) {
   if (is_depthwise(p)) return depthwise_forward(p, stream), kDepthwise;
   if (takes_tensor_cores(p.dtype, tf32)) return conv_tensor(p, workspace, stream), kTensor;
-  visit_simt(p.dtype, [&](auto products) { products.forward(p, workspace, stream); });
+  visit_simt<ConvProducts>(p.dtype, [&](auto products) { products.forward(p, workspace, stream); });
   return kSimt;
 }
 
@@ -42,7 +30,7 @@ int64_t conv_workspace(const ConvBackwardDataParams& p) {
 const char* conv_backward_data(const ConvBackwardDataParams& p, bool tf32, void* workspace, Stream stream) {
   if (is_depthwise(p)) return depthwise_backward_data(p, stream), kDepthwise;
   if (takes_tensor_cores(p.dtype, tf32)) return conv_tensor(p, workspace, stream), kTensor;
-  visit_simt(p.dtype, [&](auto products) { products.backward_data(p, workspace, stream); });
+  visit_simt<ConvProducts>(p.dtype, [&](auto products) { products.backward_data(p, workspace, stream); });
   return kSimt;
 }
 
@@ -53,7 +41,7 @@ const char* conv_backward_weight(const ConvBackwardWeightParams& p, bool tf32, v
                                  Stream stream) {
   if (is_depthwise(p)) return depthwise_backward_weight(p, workspace, stream), kDepthwise;
   if (takes_tensor_cores(p.dtype, tf32)) return conv_tensor(p, workspace, stream), kTensor;
-  visit_simt(p.dtype, [&](auto products) { products.backward_weight(p, workspace, stream); });
+  visit_simt<ConvProducts>(p.dtype, [&](auto products) { products.backward_weight(p, workspace, stream); });
   return kSimt;
 }
 

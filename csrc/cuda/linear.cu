@@ -7,19 +7,6 @@
 namespace fastnn::cuda {
 namespace {
 
-// Calls f(Products<...>{}) with what multiplies numbers of this type.
-template <class F>
-void visit_simt(DType dtype, const F& f) {
-  if (dtype == DType::kFloat64) {
-    f(LinearProducts<Simt<double, kSmall, kSmall>, Simt<double, kSmall, kSmall>>{});
-  } else {
-    f(LinearProducts<Simt<float, kLarge, kLarge>, Simt<float, kSmall, kSmall>>{});
-  }
-}
-bool takes_tensor_cores(DType dtype, bool tf32) {
-  return dtype == DType::kFloat32 ? tf32 : dtype != DType::kFloat64;
-}
-
 int64_t larger(int64_t a, int64_t b) {
   return a > b ? a : b;
 }
@@ -34,7 +21,7 @@ void linear_forward(const LinearParams& p, bool tf32, void* workspace, Stream st
   if (p.shape.N == 0 || p.shape.K == 0) return;
   if (takes_few_rows(p)) return linear_few_rows(p, stream);
   if (takes_tensor_cores(p.dtype, tf32)) return linear_forward_tensor(p, workspace, stream);
-  visit_simt(p.dtype, [&](auto products) { products.forward(p, workspace, stream); });
+  visit_simt<LinearProducts>(p.dtype, [&](auto products) { products.forward(p, workspace, stream); });
 }
 
 int64_t linear_backward_workspace(const LinearBackwardParams& p) {
@@ -49,7 +36,7 @@ void linear_backward(const LinearBackwardParams& p, bool tf32, void* workspace, 
   if (takes_tensor_cores(p.dtype, tf32)) {
     linear_backward_tensor(p, workspace, stream);
   } else {
-    visit_simt(p.dtype, [&](auto products) { products.backward(p, workspace, stream); });
+    visit_simt<LinearProducts>(p.dtype, [&](auto products) { products.backward(p, workspace, stream); });
   }
   if (p.db != nullptr) {
     bias_backward(p.dtype, p.dy.data, p.shape.N, p.shape.K, 1, /*last=*/true, p.db, workspace, stream);

@@ -20,6 +20,7 @@
 #include <cstring>
 #include <functional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/capability.h"
@@ -34,6 +35,12 @@ inline constexpr Place kPlaces[] = {Place::kEnd, Place::kStart, Place::kEndOdd, 
 const char* name(Place);
 
 // ---- Numbers ----
+
+template <class T>
+constexpr DType kDType = std::is_same_v<T, float>      ? DType::kFloat32
+                         : std::is_same_v<T, double>   ? DType::kFloat64
+                         : std::is_same_v<T, BFloat16> ? DType::kBFloat16
+                                                       : DType::kFloat16;
 
 double to_double(float x);
 double to_double(double x);

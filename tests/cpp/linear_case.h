@@ -4,18 +4,11 @@
 #include <array>
 #include <functional>
 #include <string>
-#include <type_traits>
 
 #include "fastnn/linear.h"
 #include "harness.h"
 
 namespace fastnn::testing {
-
-template <class T>
-constexpr DType kDType = std::is_same_v<T, float>      ? DType::kFloat32
-                         : std::is_same_v<T, double>   ? DType::kFloat64
-                         : std::is_same_v<T, BFloat16> ? DType::kBFloat16
-                                                       : DType::kFloat16;
 
 struct LinearLaunch {
   std::function<void(const LinearParams&)> forward;

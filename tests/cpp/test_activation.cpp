@@ -141,15 +141,6 @@ const Formula kFormulas[] = {
 #undef FASTNN_FORMULA
 };
 
-template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-
 // What one rounding to T costs, and what computing in float does.
 template <class T>
 constexpr double kTolerance = 1e-6;

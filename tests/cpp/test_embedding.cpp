@@ -12,14 +12,6 @@ using namespace fastnn::testing;
 namespace {
 
 template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-template <class T>
 constexpr double kTolerance = 2e-6;
 template <>
 constexpr double kTolerance<double> = 1e-13;

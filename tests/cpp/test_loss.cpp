@@ -15,15 +15,6 @@ using namespace fastnn::testing;
 
 namespace {
 
-template <class T>
-constexpr DType kDType = DType::kFloat32;
-template <>
-constexpr DType kDType<double> = DType::kFloat64;
-template <>
-constexpr DType kDType<BFloat16> = DType::kBFloat16;
-template <>
-constexpr DType kDType<Float16> = DType::kFloat16;
-
 // Of what is kept in T; losses are in the compute type.
 template <class T>
 constexpr double kTolerance = 2e-6;

@@ -31,7 +31,7 @@ struct ConvProducts {
   static void forward(const ConvForwardParams& p, void* workspace, Stream stream) {
     const ProductSize s = forward_size(p);
     const Windows<T, false> x(p, p.x);
-    const auto w = weights<false>(p.w, s);
+    const auto w = weights(p.w, s);
     to_image(p, p.k, plane_of(p.out), p.y, p.b, [&](const auto& out) {
       if (x.is_packed() && w.is_packed()) {
         run(p, s, WindowSource<T, false, true>{x}, w.packed(), out, workspace, stream);
@@ -71,8 +71,7 @@ struct ConvProducts {
   }
 
  private:
-  template <bool kPacked>
-  static MatrixSource<T, true, kPacked> weights(const void* w, const ProductSize& s) {
+  static MatrixSource<T, true, /*kPacked=*/false> weights(const void* w, const ProductSize& s) {
     return {static_cast<const T*>(w), s.depth, 1, s.cols, s.depth, s.cols * s.depth};
   }
   // f(the output of that layout)

@@ -200,6 +200,11 @@ constexpr int64_t kMultiprocessors = 128;  // of an A100 108, of an H100 132
 constexpr int kLarge = 128, kSmall = 64;   // rows and columns of a tile
 constexpr int64_t kMostGroups = 65535;
 
+// tf32: floats may be rounded to ten bits of fraction.
+inline bool takes_tensor_cores(DType dtype, bool tf32) {
+  return dtype == DType::kFloat32 ? tf32 : dtype != DType::kFloat64;
+}
+
 // c [rows, cols] of each of the groups, summed over depth.
 struct ProductSize {
   int64_t rows, cols, depth, groups = 1;

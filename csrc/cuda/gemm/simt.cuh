@@ -4,7 +4,7 @@
 // a thread takes every 16th row, of one along rows packs of neighbours: both are free of bank conflicts, and
 // a thread loads 16 bytes at a time.
 #pragma once
-#include "cuda/gemm/tile.cuh"
+#include "cuda/gemm/product.cuh"
 
 namespace fastnn::cuda {
 
@@ -109,5 +109,15 @@ struct Simt {
     }
   }
 };
+
+// Calls f(Products<large tile, small tile>{}) for float or double. Large tiles of doubles have too many sums.
+template <template <class, class> class Products, class F>
+void visit_simt(DType dtype, const F& f) {
+  if (dtype == DType::kFloat64) {
+    f(Products<Simt<double, kSmall, kSmall>, Simt<double, kSmall, kSmall>>{});
+  } else {
+    f(Products<Simt<float, kLarge, kLarge>, Simt<float, kSmall, kSmall>>{});
+  }
+}
 
 }  // namespace fastnn::cuda

@@ -108,4 +108,14 @@ using LargeTensorTile = TensorCores<T, kLarge, kLarge, 64, sizeof(T) == 2 ? 64 :
 template <class T>
 using SmallTensorTile = TensorCores<T, kSmall, kSmall, 32, 32>;
 
+// Calls f(Products<large tile, small tile>{}) for bfloat16, float16 or tf32.
+template <template <class, class> class Products, class F>
+void visit_tensor(DType dtype, const F& f) {
+  switch (dtype) {
+    case DType::kBFloat16: return f(Products<LargeTensorTile<BFloat16>, SmallTensorTile<BFloat16>>{});
+    case DType::kFloat16: return f(Products<LargeTensorTile<Float16>, SmallTensorTile<Float16>>{});
+    default: return f(Products<LargeTensorTile<float>, SmallTensorTile<float>>{});
+  }
+}
+
 }  // namespace fastnn::cuda
